@@ -1,0 +1,212 @@
+"""What the service's drivers need from the world, and what they must not assume about it.
+
+Each port is a small `Protocol`. A working in-memory fake lives in `tests`; fake and real adapter pass the same
+conformance suite. Adapters translate the exceptions of their library into `consistency_service.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from consistency_service.core.outcomes import Outcome
+
+
+class Clock(Protocol):
+    """Nanoseconds that count suspension. Has no relation to wall time or to another host's clock."""
+
+    def now_ns(self) -> int:
+        """The instant every rule is given: `CLOCK_BOOTTIME`."""
+        ...
+
+    def monotonic_ns(self) -> int:
+        """`CLOCK_MONOTONIC`: stops while suspended; compared with `now_ns` to tell a suspension from a fault."""
+        ...
+
+    def raw_ns(self) -> int:
+        """`CLOCK_MONOTONIC_RAW`: not slewed by time daemons; what the rate is watched against."""
+        ...
+
+    def unix_ms(self) -> int:
+        """Wall time, for people only."""
+        ...
+
+    async def sleep_until(self, deadline_ns: int) -> None:
+        """Return at or after `deadline_ns` of `now_ns`."""
+        ...
+
+
+class StateMachine(Protocol):
+    """What a log drives: synchronous, deterministic, single-threaded (always called on the event loop)."""
+
+    def apply(self, *, index: int, command: bytes) -> Outcome:
+        """Apply the command at `index`. Must not raise for any bytes; an exception ends the process (fail-stop)."""
+        ...
+
+    def snapshot(self) -> bytes:
+        """The whole state, to be given to `restore` in another life or on another node."""
+        ...
+
+    def restore(self, *, state: bytes, index: int) -> None:
+        """Replace the state by one that `snapshot` made at `index`. Raises `SnapshotError` on anything else."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """The command was applied here at `index`, with this outcome; a quorum has it."""
+
+    index: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotLeader:
+    """This node does not lead; nothing was proposed. `leader_id` is a hint and may be None or wrong."""
+
+    leader_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """The proposal may have committed, may yet, or never will. Ask again with the same request id."""
+
+    reason: str
+
+
+ProposalOutcome = Committed | NotLeader | Unknown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogStatus:
+    """What this node believes. Believing to lead is a routing hint, never grounds for an answer."""
+
+    node_id: str
+    leader_id: str | None
+    leading: bool
+    """This node believes that it leads."""
+    term_settled: bool
+    """`leading`, and the first entry of its term has applied here."""
+    term: int
+    commit_index: int
+    applied_index: int
+    voters: tuple[str, ...]
+
+
+class MetadataLog(Protocol):
+    """A command applied at index *i* is applied at *i* everywhere, in order, durable on a quorum before its proposer
+    hears so. Not guaranteed: that a believed leader leads; that a proposal which failed did not commit.
+    """
+
+    async def start(self, machine: StateMachine) -> None:
+        """Recover, replay into `machine`, and begin to take part. Raises `LogStorageError` if the disk holds damage."""
+        ...
+
+    async def close(self) -> None:
+        """Stop taking part and release files and sockets. Outstanding proposals end as `Unknown`."""
+        ...
+
+    async def propose(self, command: bytes, *, timeout_ms: int) -> ProposalOutcome:
+        """Offer a command of at most 1 MiB; returns when it applied here, or after `timeout_ms` at the latest."""
+        ...
+
+    async def barrier(self, *, timeout_ms: int) -> ProposalOutcome:
+        """When `Committed` comes back, everything committed before the call has been applied here."""
+        ...
+
+    def status(self) -> LogStatus: ...
+
+    def resign(self) -> None:
+        """If leading: step down and do not stand for election for about two seconds, so that another may."""
+        ...
+
+    def on_status_change(self, listener: Callable[[LogStatus], None]) -> None:
+        """Call `listener` on the event loop when leadership or `term_settled` changed here."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One message as it came off the bus: nothing about it is to be trusted yet."""
+
+    subject: str
+    payload: bytes
+    reply_to: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamTail:
+    """The last message the event stream holds: its stream sequence (0: none) and message id (None: none)."""
+
+    sequence: int
+    message_id: str | None
+
+
+class EventBus(Protocol):
+    """Core messages at most once; the event stream at least once, in order, one acceptance per message id in its window.
+
+    Not guaranteed: absence of gaps, or durability of anything it holds. Reconnects by itself, for ever.
+    """
+
+    async def connect(self) -> None:
+        """Return at once; a bus that is away is not an error."""
+        ...
+
+    async def close(self) -> None: ...
+
+    @property
+    def connected(self) -> bool: ...
+
+    async def publish(self, subject: str, *, payload: bytes) -> None:
+        """Publish, not persisted. Raises `BusUnavailableError` when disconnected."""
+        ...
+
+    async def subscribe(self, subject: str, *, handler: Callable[[Delivery], None], pending_max: int, queue: str = "") -> None:
+        """Call `handler` on the event loop for each message; beyond `pending_max` unhandled ones the oldest go, counted."""
+        ...
+
+    async def stream_tail(self) -> StreamTail:
+        """The end of the event stream, created if it is missing. Raises `BusUnavailableError`."""
+        ...
+
+    async def append(self, *, payload: bytes, message_id: str, expected_sequence: int) -> int:
+        """Persist one event after `expected_sequence`; return its stream sequence.
+
+        Raises `StreamFencedError` when the stream's last sequence is another, `BusUnavailableError` otherwise.
+        """
+        ...
+
+
+class ArtifactStore(Protocol):
+    """Immutable bytes by digest. What is read matches the digest asked for, or raises. Existence is not guaranteed."""
+
+    async def put(self, chunks: AsyncIterator[bytes], *, size_max_bytes: int, digest: str | None) -> tuple[str, int]:
+        """Store a stream, never holding it whole in memory; return `(digest, size_bytes)`.
+
+        Leaves nothing behind when it raises: `ArtifactTooLargeError`, `DigestMismatchError` (when `digest` was
+        given and the bytes differ), `StoreFullError`, `StoreUnavailableError`, or whatever `chunks` raised.
+        """
+        ...
+
+    async def size(self, digest: str) -> int:
+        """The size in bytes. Raises `ArtifactMissingError`."""
+        ...
+
+    def read(self, digest: str, *, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """Stream a range. A read of the whole raises `ArtifactCorruptError` at its end, at the latest, if the bytes differ."""
+        ...
+
+    async def delete(self, digest: str) -> None:
+        """Remove it if it is there."""
+        ...
+
+    async def digests(self) -> tuple[tuple[str, int], ...]:
+        """Every stored `(digest, stored_at_unix_ms)`; for garbage collection."""
+        ...
+
+    async def sweep_partial(self, *, older_than_ms: int) -> int:
+        """Remove what interrupted uploads of earlier lives left; return how many."""
+        ...
+
+    async def close(self) -> None: ...

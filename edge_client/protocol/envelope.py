@@ -1,0 +1,115 @@
+"""Who said this? Everything the region says is signed; whoever reads it holds the public key and drops the rest.
+
+A signed frame is `version | key id (8) | signature (64) | payload`. The signature (Ed25519, RFC 8032) covers a domain
+string, version, key id and payload; the payload names its own type and epoch, so that a frame cannot be replayed as
+another kind or in another epoch. Replays within an epoch are harmless by design: everything counts from the instants
+inside.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Mapping
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+FRAME_VERSION = 1
+_DOMAIN = b"ccs-region-frame\x00"
+_KEY_ID_BYTES = 8
+_SIGNATURE_BYTES = 64
+_HEADER_BYTES = 1 + _KEY_ID_BYTES + _SIGNATURE_BYTES
+_TRUST_PREFIX = "ccs-region-key ed25519"
+
+
+class EnvelopeError(ValueError):
+    """The frame is not one that a trusted key signed. `reason` is a stable word for counters."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"frame refused: {reason}")
+        self.reason = reason
+
+
+class Signer:
+    """Signs as the region. Holds the private key; `repr` shows only the key id. Thread-safe."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        self._key = key
+        self.key_id = key_id_of(key.public_key())
+
+    def sign(self, payload: bytes) -> bytes:
+        """The signed frame that carries `payload`."""
+        head = bytes((FRAME_VERSION,)) + self.key_id
+        return head + self._key.sign(_DOMAIN + head + payload) + payload
+
+    def verifier(self) -> Verifier:
+        """A verifier that trusts this signer alone."""
+        return Verifier({self.key_id: self._key.public_key()})
+
+    def __repr__(self) -> str:
+        return f"<Signer {self.key_id.hex()}>"
+
+
+class Verifier:
+    """Accepts frames signed by any of the trusted keys. Thread-safe."""
+
+    def __init__(self, keys: Mapping[bytes, Ed25519PublicKey]) -> None:
+        if not keys:
+            raise ValueError("a verifier needs at least one public key")
+        self._keys = dict(keys)
+
+    @classmethod
+    def from_trust(cls, text: str) -> Verifier:
+        """Read a trust file: one `ccs-region-key ed25519 KEY_ID BASE64` a line. Raises `ValueError` with the line."""
+        keys: dict[bytes, Ed25519PublicKey] = {}
+        for number, line in enumerate(text.splitlines(), start=1):
+            if line.strip() and not line.startswith("#"):
+                key = parse_trust_line(line, number=number)
+                keys[key_id_of(key)] = key
+        return cls(keys)
+
+    def open(self, frame: bytes, *, bytes_max: int) -> bytes:
+        """The payload of a frame that verifies. Raises `EnvelopeError`."""
+        if len(frame) > bytes_max:
+            raise EnvelopeError("oversized")
+        if len(frame) < _HEADER_BYTES:
+            raise EnvelopeError("truncated")
+        if frame[0] != FRAME_VERSION:
+            raise EnvelopeError("unknown_version")
+        head, payload = frame[: 1 + _KEY_ID_BYTES], frame[_HEADER_BYTES:]
+        key = self._keys.get(head[1:])
+        if key is None:
+            raise EnvelopeError("unknown_key")
+        try:
+            key.verify(frame[1 + _KEY_ID_BYTES : _HEADER_BYTES], _DOMAIN + head + payload)
+        except InvalidSignature:
+            raise EnvelopeError("bad_signature") from None
+        return payload
+
+
+def key_id_of(key: Ed25519PublicKey) -> bytes:
+    """The first 8 bytes of SHA-256 over the raw public key."""
+    return hashlib.sha256(key.public_bytes(Encoding.Raw, PublicFormat.Raw)).digest()[:_KEY_ID_BYTES]
+
+
+def trust_line(key: Ed25519PublicKey) -> str:
+    """The line of a trust file that names this key."""
+    raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    return f"{_TRUST_PREFIX} {key_id_of(key).hex()} {base64.b64encode(raw).decode()}"
+
+
+def parse_trust_line(line: str, *, number: int = 1) -> Ed25519PublicKey:
+    """The public key of one trust line. Raises `ValueError` that names the line."""
+    words = line.split()
+    try:
+        if len(words) != 4 or " ".join(words[:2]) != _TRUST_PREFIX:
+            raise ValueError("expected 'ccs-region-key ed25519 KEY_ID BASE64'")
+        key = Ed25519PublicKey.from_public_bytes(base64.b64decode(words[3], validate=True))
+        if key_id_of(key).hex() != words[2]:
+            raise ValueError("the key id does not belong to the key")
+    except (ValueError, binascii.Error) as error:
+        raise ValueError(f"line {number} of the trust file: {error}") from None
+    return key

@@ -1,0 +1,46 @@
+"""Where on the bus what is said. One place, so that permissions and both sides agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Subjects:
+    """The subjects of one region."""
+
+    region: str
+
+    @property
+    def beacon(self) -> str:
+        """The authority's beacons: signed, not persisted."""
+        return f"ccs.{self.region}.beacon"
+
+    @property
+    def event(self) -> str:
+        """The relayed outbox: signed, persisted in the event stream."""
+        return f"ccs.{self.region}.event"
+
+    @property
+    def stream(self) -> str:
+        """The name of the JetStream stream that holds `event`."""
+        return f"CCS_{self.region.replace('.', '_')}_EVENTS"
+
+    @property
+    def clock(self) -> str:
+        """Clock requests that every node answers, each under its own id."""
+        return f"ccs.{self.region}.clock"
+
+    def clock_of(self, clock_id: str) -> str:
+        """Clock requests to one life of one node."""
+        return f"ccs.{self.region}.clock.{clock_id}"
+
+    @property
+    def snapshot(self) -> str:
+        """Snapshot requests: one node of the queue group answers."""
+        return f"ccs.{self.region}.snapshot"
+
+    @property
+    def report(self) -> str:
+        """Edge reports: every node listens, the authority replies."""
+        return f"ccs.{self.region}.report"
