@@ -1,0 +1,1 @@
+"""One module per third-party library, behind a port; no exception of a library leaves this package."""

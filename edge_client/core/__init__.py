@@ -1,0 +1,1 @@
+"""What the edge decides: synchronous, clockless, free of I/O. Inputs are verbs, outputs are effects."""
