@@ -24,7 +24,7 @@ EXTRA_OF = {
 def main() -> None:
     """Run `ccs` with the arguments of this process. Ends the process with exit code 2 if an extra is not installed."""
     try:
-        from consistency_service.cli.commands import app  # noqa: PLC0415 - typer belongs to an extra
+        from consistency_service.cli.commands import app  # typer belongs to an extra
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in EXTRA_OF:
