@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class ServiceError(Exception):
     """Base of all errors raised by `consistency_service`."""
@@ -17,6 +19,40 @@ class LogStorageError(ServiceError):
 
 class SnapshotError(ServiceError):
     """Bytes offered as a snapshot are not one we can read."""
+
+
+class NotLeaderError(ServiceError):
+    """This node does not lead; `leader_id` is where to try next, if it is known. Nothing was proposed."""
+
+    def __init__(self, *, leader_id: str | None) -> None:
+        super().__init__(f"not the leader; try {leader_id or 'again in a moment'}")
+        self.leader_id = leader_id
+
+
+class NotAuthorityError(ServiceError):
+    """This node may not decide just now; `leader_id` is where to try next, if it is another."""
+
+    def __init__(self, *, leader_id: str | None) -> None:
+        super().__init__(f"not the authority; try {leader_id or 'again in a moment'}")
+        self.leader_id = leader_id
+
+
+class UnknownOutcomeError(ServiceError):
+    """The command may or may not take effect. Ask again with the same request id."""
+
+
+class NotStrongError(ServiceError):
+    """This node cannot answer linearizably in time."""
+
+
+class RefusedError(ServiceError):
+    """The command was applied and refused: `code` is stable, `detail` holds the fields."""
+
+    def __init__(self, *, code: str, detail: dict[str, Any], revision: int) -> None:
+        super().__init__(f"refused: {code} {detail}")
+        self.code = code
+        self.detail = detail
+        self.revision = revision
 
 
 class BusUnavailableError(ServiceError):

@@ -1,0 +1,176 @@
+"""The configuration of one node: one value that refuses nonsense, read once at the edge of the process."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from consistency_service.errors import ConfigError
+from edge_client.protocol.models import NAME_PATTERN, Terms
+
+_ENV_PREFIX = "CCS_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """Where a voter is to be found."""
+
+    raft: str
+    """`host:port` of its raft listener."""
+    url: str
+    """Base URL of its REST API, as other nodes and edges reach it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceConfig:
+    """One node of one region."""
+
+    node_id: str
+    """Names this node among `peers`; never reuse one for another machine's data."""
+
+    data_dir: Path
+    """Holds the raft log and its snapshots. Losing it loses this node's vote."""
+
+    peers: dict[str, Peer]
+    """Every voter, this node too: 1, 3 or 5. The same table on every node."""
+
+    region_key: Path
+    """The region's Ed25519 private key (PEM, mode 0600)."""
+
+    region: str = "default"
+
+    http: str = "127.0.0.1:8700"
+    """`host:port` on which REST listens."""
+
+    nats: tuple[str, ...] = ("nats://127.0.0.1:4222",)
+    """Bus servers, any of which will do."""
+
+    artifacts: str = ""
+    """URL of the object store (`file:///…`, `s3://…`, `gs://…`, `az://…`); empty: `data_dir/artifacts`."""
+
+    log: str = "raft"
+    """`raft`, or `memory` for one node that forgets everything when it ends."""
+
+    stream_replicas: int = 1
+    """Copies of the event stream: 3 on a NATS cluster of three."""
+
+    beacon_interval_ms: int = 100
+    """How often the authority speaks. Each costs one log entry and one broadcast, whatever the size of the fleet."""
+
+    lease_ms: int = Terms().lease_ms
+    """How long a beacon is worth; seeds a new epoch, then fixed. Higher rides out longer elections; lower shortens the slow barrier."""
+
+    margin_ms: int = Terms().margin_ms
+    """Added to the lease in the slow barrier; at least `lease_ms * (kappa - 1)`. Seeds a new epoch, then fixed."""
+
+    clock_drift_max_ppm: int = Terms().rho_ppm
+    """Assumed worst rate error of any clock. Seeds a new epoch, then fixed."""
+
+    artifact_bytes_max: int = 4 * 1024**3
+    """Larger uploads are refused."""
+
+    election_ms_min: int = 300
+    election_ms_max: int = 600
+    """A follower that hears no leader for a random time between the two stands for election."""
+
+    compaction_entries: int = 5_000
+    """How many applied entries the log keeps before it snapshots."""
+
+    garbage_interval_ms: int = 60_000
+    """How often unneeded versions and artifacts are looked for."""
+
+    def __post_init__(self) -> None:
+        for name in ("node_id", "region"):
+            if NAME_PATTERN.fullmatch(getattr(self, name)) is None:
+                raise ConfigError(f"{name} must be 1 to 128 of a-z 0-9 . _ - and not {getattr(self, name)!r}")
+        if self.log not in ("raft", "memory"):
+            raise ConfigError(f"log must be 'raft' or 'memory', not {self.log!r}")
+        if self.node_id not in self.peers:
+            raise ConfigError(f"peers must name this node, {self.node_id!r}")
+        if self.log == "memory" and len(self.peers) != 1:
+            raise ConfigError("log = 'memory' is for one node alone")
+        for address in (self.http, *(peer.raft for peer in self.peers.values())):
+            _require_address(address)
+        for peer in self.peers.values():
+            if urlsplit(peer.url).scheme not in ("http", "https"):
+                raise ConfigError(f"peer url must be http or https, not {peer.url!r}")
+        if not self.nats:
+            raise ConfigError("nats needs at least one server url")
+        if self.beacon_interval_ms < 10 or self.beacon_interval_ms * 4 > self.lease_ms:
+            raise ConfigError("beacon_interval_ms must be at least 10 and allow four beacons within lease_ms")
+        if not 50 <= self.election_ms_min < self.election_ms_max:
+            raise ConfigError("election_ms_min must be at least 50 and below election_ms_max")
+        if self.artifact_bytes_max < 1 or self.garbage_interval_ms < 100 or self.compaction_entries < 10:
+            raise ConfigError("artifact_bytes_max, garbage_interval_ms or compaction_entries is too small")
+        try:
+            self.terms()
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+
+    def terms(self) -> Terms:
+        """What a new epoch is seeded with."""
+        return Terms(lease_ms=self.lease_ms, margin_ms=self.margin_ms, rho_ppm=self.clock_drift_max_ppm)
+
+    @property
+    def artifacts_url(self) -> str:
+        return self.artifacts or f"file://{(self.data_dir / 'artifacts').resolve()}"
+
+
+_PATHS = frozenset({"data_dir", "region_key"})
+
+
+def load_config(path: Path) -> ServiceConfig:
+    """The configuration in a TOML file, with `CCS_NAME` from the environment over it. Raises `ConfigError`."""
+    try:
+        table = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+    return config_of(table, environ=dict(os.environ), origin=str(path))
+
+
+def config_of(table: dict[str, Any], *, environ: dict[str, str], origin: str) -> ServiceConfig:
+    """The configuration of a parsed table. Unknown names are refused, so that a typing error is not a default."""
+    known = {item.name: item for item in fields(ServiceConfig)}
+    unknown = sorted(table.keys() - known.keys())
+    if unknown:
+        raise ConfigError(f"{origin}: unknown setting {', '.join(unknown)}")
+    values = dict(table)
+    for name in known.keys() - {"peers"}:
+        if (text := environ.get(_ENV_PREFIX + name.upper())) is not None:
+            values[name] = text.split(",") if name == "nats" else text
+    missing = [n for n, f in known.items() if n not in values and f.default is MISSING and f.default_factory is MISSING]
+    if missing:
+        raise ConfigError(f"{origin}: missing setting {', '.join(missing)}")
+    try:
+        return ServiceConfig(**{name: _typed(name, value, known[name].type) for name, value in values.items()})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{origin}: {error}") from None
+
+
+def _typed(name: str, value: Any, annotation: Any) -> Any:
+    if name == "peers":
+        return {peer_id: Peer(**peer) for peer_id, peer in dict(value).items()}
+    if name in _PATHS:
+        return Path(value)
+    if name == "nats":
+        return tuple(value)
+    if annotation == "int":
+        try:
+            return int(value)
+        except (TypeError, ValueError):
+            raise ConfigError(f"{name} must be a whole number, not {value!r}") from None
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} must be text, not {value!r}")
+    return value
+
+
+def _require_address(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65_536:
+        raise ConfigError(f"{address!r} is not host:port")

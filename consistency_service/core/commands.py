@@ -1,0 +1,149 @@
+"""What may enter the log: imperative values, and their bytes.
+
+A command says who asked (`author`), when by wall clock for people (`proposed_at_unix_ms`), and, where the caller may ask
+again, under which `request_id`. `fingerprint` is a digest of what was asked, so that one id cannot mean two things.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from edge_client.protocol.models import Assignment, Policy, Terms, Version
+
+COMMAND_VERSION = 1
+COMMAND_BYTES_MAX = 1 << 20
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
+    """Base of every command."""
+
+    request_id: str = ""
+    fingerprint: str = ""
+    author: str = ""
+    proposed_at_unix_ms: int = 0
+
+
+class Bootstrap(Command, frozen=True, kw_only=True, tag="Bootstrap"):
+    """Begin the first epoch of a region, with its terms."""
+
+    region: str
+    region_epoch: int
+    terms: Terms
+
+
+class AssumeAuthority(Command, frozen=True, kw_only=True, tag="AssumeAuthority"):
+    """Take over from the assumption `replaces`; 0 when there was none (protocol, section 3)."""
+
+    clock_id: str
+    node_id: str
+    replaces: int
+
+
+class Authorised(Command, frozen=True, kw_only=True):
+    """Base of commands whose meaning depends on a clock: they name the authority and carry its next number."""
+
+    clock_id: str
+    assumption: int
+    number: int
+
+
+class ConfirmAuthority(Authorised, frozen=True, kw_only=True, tag="ConfirmAuthority"):
+    """Prove that nobody else had authority at `t0_ns`; settle own activations; trim the outbox (section 4)."""
+
+    t0_ns: int
+    settled: tuple[int, ...] = ()
+    published_through: int = 0
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One model's part of an activation. `generation_expected`, when given, must be the present one."""
+
+    model: str
+    assignment: Assignment
+    generation_expected: int | None = None
+
+
+class ActivateGeneration(Authorised, frozen=True, kw_only=True, tag="ActivateGeneration"):
+    """The decision and the instant in one command; all changes apply or none (section 5)."""
+
+    changes: tuple[Change, ...]
+    effective_at_ns: int
+    lead_ns: int
+    immediate: bool = False
+
+
+class SettlePending(Authorised, frozen=True, kw_only=True, tag="SettlePending"):
+    """Settle a foreign activation whose instant has passed on any clock (section 5)."""
+
+    activation: int
+
+
+class CreateModel(Command, frozen=True, kw_only=True, tag="CreateModel"):
+    model: str
+    policy: Policy
+
+
+class ChangePolicy(Command, frozen=True, kw_only=True, tag="ChangePolicy"):
+    model: str
+    policy: Policy
+    generation_expected: int | None = None
+
+
+class RegisterVersion(Command, frozen=True, kw_only=True, tag="RegisterVersion"):
+    """Name stored, verified bytes; the same name for the same bytes again is no error and no change."""
+
+    model: str
+    version: Version
+
+
+class RequestPrefetch(Command, frozen=True, kw_only=True, tag="RequestPrefetch"):
+    """Tell edges what may be activated next, so that they get ready; None: no more."""
+
+    model: str
+    assignment: Assignment | None
+
+
+class DeleteVersion(Command, frozen=True, kw_only=True, tag="DeleteVersion"):
+    model: str
+    version: str
+
+
+class DeleteModel(Command, frozen=True, kw_only=True, tag="DeleteModel"):
+    model: str
+    generation_expected: int | None = None
+
+
+AnyCommand = (
+    Bootstrap
+    | AssumeAuthority
+    | ConfirmAuthority
+    | ActivateGeneration
+    | SettlePending
+    | CreateModel
+    | ChangePolicy
+    | RegisterVersion
+    | RequestPrefetch
+    | DeleteVersion
+    | DeleteModel
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[AnyCommand] = msgspec.msgpack.Decoder(AnyCommand)
+
+
+def encode_command(command: AnyCommand) -> bytes:
+    """Its bytes, behind one version byte. Raises `ValueError` beyond 1 MiB."""
+    payload = bytes((COMMAND_VERSION,)) + _encoder.encode(command)
+    if len(payload) > COMMAND_BYTES_MAX:
+        raise ValueError(f"the command has {len(payload)} bytes; {COMMAND_BYTES_MAX} is the limit")
+    return payload
+
+
+def decode_command(payload: bytes) -> AnyCommand | None:
+    """The command, or None for bytes that are none: a deterministic answer on every node."""
+    if not payload or payload[0] != COMMAND_VERSION:
+        return None
+    try:
+        return _decoder.decode(payload[1:])
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None

@@ -1,0 +1,125 @@
+"""Who is out there, what do they serve, are they ready? What edges say of themselves, and no more than that.
+
+A view in memory of each node, rebuilt from reports within seconds; nothing of it is replicated, and nothing that must
+be true hangs on it: readiness only decides how long an activation waits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final
+
+from edge_client.protocol.messages import EdgeReport, Switch
+from edge_client.protocol.models import NAME_PATTERN, Assignment, Version
+
+MS: Final = 1_000_000
+LIVE_NS: Final = 10_000 * MS
+FORGET_NS: Final = 3_600_000 * MS
+EDGES_MAX: Final = 100_000
+SWITCHES_KEPT: Final = 32
+MODELS_PER_EDGE_MAX: Final = 256
+
+
+@dataclass(slots=True, kw_only=True)
+class EdgeView:
+    """The newest report of one edge, and its recent switches."""
+
+    report: EdgeReport
+    heard_at_ns: int
+    heard_at_unix_ms: int
+    switches: dict[tuple[str, int], Switch] = field(default_factory=dict)
+
+    def live(self, *, now_ns: int) -> bool:
+        return not self.report.leaving and now_ns - self.heard_at_ns <= LIVE_NS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readiness:
+    """How far the live edges that follow a model are with what they would serve."""
+
+    ready: tuple[str, ...]
+    waiting: tuple[str, ...]
+    failed: dict[str, str]
+    """Edge id to its own one sentence."""
+    fetched_bytes: dict[str, int]
+
+    @property
+    def complete(self) -> bool:
+        return not self.waiting and not self.failed
+
+
+class Fleet:
+    """Edges by id, the longest unheard first. Bounded; not thread-safe."""
+
+    def __init__(self) -> None:
+        self._edges: dict[str, EdgeView] = {}
+        self.counters: Counter[str] = Counter()
+
+    def report_received(self, report: EdgeReport, *, unix_ms: int, now_ns: int) -> bool:
+        """Take it; False when another living process holds this edge id."""
+        if NAME_PATTERN.fullmatch(report.edge_id) is None or len(report.models) > MODELS_PER_EDGE_MAX:
+            self.counters["reports_invalid"] += 1
+            return False
+        known = self._edges.get(report.edge_id)
+        if known is not None and known.report.life_id != report.life_id and known.live(now_ns=now_ns):
+            self.counters["edge_ids_taken"] += 1
+            return False
+        view = EdgeView(report=report, heard_at_ns=now_ns, heard_at_unix_ms=unix_ms)
+        if known is not None:
+            view.switches = known.switches
+            del self._edges[report.edge_id]
+        for switch in report.switches:
+            view.switches[(switch.model, switch.generation)] = switch
+        while len(view.switches) > SWITCHES_KEPT:
+            del view.switches[next(iter(view.switches))]
+        self._edges[report.edge_id] = view
+        self._forget(now_ns=now_ns)
+        return True
+
+    def edges(self) -> tuple[EdgeView, ...]:
+        """Every edge heard within the last hour, by id."""
+        return tuple(self._edges[edge_id] for edge_id in sorted(self._edges))
+
+    def readiness(
+        self, model: str, *, assignment: Assignment, versions: dict[str, Version], now_ns: int
+    ) -> Readiness:
+        """How ready the live edges that follow `model` are for `assignment`."""
+        ready, waiting, failed, fetched = [], [], {}, {}
+        for edge_id, view in sorted(self._edges.items()):
+            served = next((m for m in view.report.models if m.model == model), None)
+            if served is None or not view.live(now_ns=now_ns):
+                continue
+            version = assignment.version_for(
+                edge_id=edge_id, site=view.report.site, labels=view.report.labels
+            )
+            digest = versions[version].digest
+            if digest in served.ready:
+                ready.append(edge_id)
+            elif digest in served.failed:
+                failed[edge_id] = served.failed[digest]
+            else:
+                waiting.append(edge_id)
+            fetched[edge_id] = served.fetched_bytes.get(digest, 0)
+        return Readiness(ready=tuple(ready), waiting=tuple(waiting), failed=failed, fetched_bytes=fetched)
+
+    def followers_of(self, model: str, *, now_ns: int) -> tuple[str, ...]:
+        """Live edges that follow `model`."""
+        return tuple(
+            edge_id
+            for edge_id, view in sorted(self._edges.items())
+            if view.live(now_ns=now_ns) and any(m.model == model for m in view.report.models)
+        )
+
+    def check_invariants(self) -> None:
+        assert len(self._edges) <= EDGES_MAX
+        assert all(edge_id == view.report.edge_id for edge_id, view in self._edges.items())
+
+    def _forget(self, *, now_ns: int) -> None:
+        """Reports re-insert their edge at the end, so the longest unheard is first."""
+        while self._edges:
+            edge_id, view = next(iter(self._edges.items()))
+            if len(self._edges) <= EDGES_MAX and now_ns - view.heard_at_ns <= FORGET_NS:
+                return
+            del self._edges[edge_id]
+            self.counters["edges_forgotten"] += 1

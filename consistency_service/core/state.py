@@ -1,0 +1,140 @@
+"""The replicated state: what a region has decided, as values, and its snapshot bytes.
+
+Nothing here decides; `machine` does. Collections are bounded there; what overflows is counted here, so that every node
+counts the same (protocol, section 7).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from consistency_service.core.outcomes import Outcome
+from edge_client.protocol.messages import Event, Snapshot
+from edge_client.protocol.models import Assignment, ModelView, Pending, Policy, Terms, Version
+from edge_client.protocol.position import Position
+
+STATE_VERSION = 1
+
+
+class Authority(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose clock-dependent commands the log accepts."""
+
+    clock_id: str
+    assumption: int
+    node_id: str
+
+
+class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One generation of a model, for people: what, since when, by whom."""
+
+    generation: int
+    assignment: Assignment
+    activation: int
+    effective_at_unix_ms: int
+    author: str
+
+
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One command that somebody asked for, and what came of it."""
+
+    revision: int
+    at_unix_ms: int
+    author: str
+    command: str
+    subject: str
+    code: str
+
+
+class ModelState(msgspec.Struct, kw_only=True):
+    """One model. Mutable, and touched by `machine` only."""
+
+    name: str
+    policy: Policy
+    created_at_unix_ms: int
+    generation: int = 0
+    assignment: Assignment | None = None
+    previous: Assignment | None = None
+    pending: Pending | None = None
+    prefetch: Assignment | None = None
+    versions: dict[str, Version] = {}
+    registered_at_unix_ms: dict[str, int] = {}
+    history: list[HistoryEntry] = []
+
+    def versions_in_use(self) -> tuple[str, ...]:
+        """Every version that some assignment names, without repeats, in a fixed order."""
+        named = (self.assignment, self.pending and self.pending.assignment, self.previous, self.prefetch)
+        return tuple(dict.fromkeys(v for assignment in named if assignment for v in assignment.versions()))
+
+    def view(self) -> ModelView:
+        """What readers need of it."""
+        return ModelView(
+            name=self.name,
+            policy=self.policy,
+            generation=self.generation,
+            assignment=self.assignment,
+            versions={v: self.versions[v] for v in self.versions_in_use()},
+            previous=self.previous,
+            pending=self.pending,
+            prefetch=self.prefetch,
+        )
+
+
+class RequestResult(msgspec.Struct, frozen=True, kw_only=True):
+    fingerprint: str
+    outcome: Outcome
+
+
+class State(msgspec.Struct, kw_only=True):
+    """Everything that is replicated."""
+
+    version: int = STATE_VERSION
+    region: str = ""
+    epoch: int = 0
+    revision: int = 0
+    terms: Terms = Terms()
+    authority: Authority | None = None
+    last_number: int = 0
+    models: dict[str, ModelState] = {}
+    outbox: list[Event] = []
+    published_through: int = 0
+    audit: list[AuditEntry] = []
+    requests: dict[str, RequestResult] = {}
+    counters: dict[str, int] = {}
+
+    @property
+    def position(self) -> Position:
+        return Position(self.epoch, self.revision)
+
+    def pendings(self) -> dict[int, Pending]:
+        """Pending activations by revision; one may span several models."""
+        return {m.pending.revision: m.pending for m in self.models.values() if m.pending is not None}
+
+    def reader_snapshot(self) -> Snapshot:
+        """What a reader needs to continue from here."""
+        return Snapshot(
+            epoch=self.epoch,
+            revision=self.revision,
+            region=self.region,
+            terms=self.terms,
+            models=tuple(model.view() for model in self.models.values()),
+        )
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(State)
+
+
+def encode_state(state: State) -> bytes:
+    """The whole state, for the log's snapshots and for backups."""
+    return _encoder.encode(state)
+
+
+def decode_state(payload: bytes) -> State:
+    """The state of `encode_state`'s bytes. Raises `ValueError`."""
+    try:
+        state = _decoder.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"not a state: {error}") from None
+    if state.version != STATE_VERSION:
+        raise ValueError(f"state version {state.version} is not {STATE_VERSION}")
+    return state
