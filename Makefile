@@ -6,16 +6,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-# Sets are iterated in the order of their hashes: a fixed seed makes a failing test fail again.
-export PYTHONHASHSEED := 0
+# Sets of strings are iterated in the order of their hashes: a fixed seed makes a failing test fail again.
+unit integration coverage: export PYTHONHASHSEED := 0
 
 # Isolated tests share the cores; tests that start real servers run one after another, so that bounds on time hold.
 ISOLATED := $(wildcard tests/unit tests/property tests/interaction tests/conformance tests/simulation tests/api tests/typing tests/meta)
-SERIAL := $(wildcard tests/integration tests/chaos)
+SERIAL := $(wildcard tests/integration/test_*.py tests/chaos/test_*.py)
+PURE := $(wildcard tests/unit tests/property tests/interaction tests/simulation)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check unit integration bench fix clean
+.PHONY: help install demo test check unit integration coverage bench fix clean
 
 help: ## show this list
 	@echo "usage: make TARGET"
@@ -23,7 +24,7 @@ help: ## show this list
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edge-consistency needs Python 3.11 or newer; try  make PYTHON=python3.12 ...")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing into $(VENV) (first time: a few minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[service,testbed,demo,dev]' -c constraints.txt
 	@touch $@
@@ -45,7 +46,10 @@ unit: $(STAMP) ## tests without a region: pure parts, adapters, API
 	$(PYTEST) -n 2 --dist loadgroup $(ISOLATED)
 
 integration: $(STAMP) ## tests on real processes, one after another
-	@if [ -n "$$(find $(SERIAL) -name 'test_*.py' 2>/dev/null | head -n 1)" ]; then $(PYTEST) $(SERIAL); fi
+	$(if $(SERIAL),$(PYTEST) $(SERIAL))
+
+coverage: $(STAMP) ## branches of cores and protocol that no test without servers takes
+	$(PYTEST) -q -n 2 --cov=edge_client/core --cov=edge_client/protocol --cov=consistency_service/core --cov-branch $(PURE)
 
 bench: $(STAMP) ## measure the promises beside dict, cachebox, Redis, NATS KV and, where installed, etcd
 	$(BIN)/python -m ops.bench
