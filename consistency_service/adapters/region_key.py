@@ -1,0 +1,89 @@
+"""The region's signing key on disk: the private half guarded like a certificate's, the public half one line to hand out.
+
+Whoever holds the private key can speak as the region to every edge. So it is made once, never overwritten, and never
+read from a file that other users of the machine could have read before us. The public line, which edges are given as
+`trust=`, is the protocol's business: see `edge_client.protocol.envelope`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from consistency_service.errors import ConfigError
+from edge_client.protocol.envelope import trust_line
+
+KEY_FILE_BYTES_MAX: Final = 16 * 1024
+
+
+def generate(path_private: Path, path_public: Path) -> Ed25519PrivateKey:
+    """Both files exist: a new private key (PEM, mode 0600) and its public line. Raises `ConfigError` if a key is there."""
+    key = Ed25519PrivateKey.generate()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    try:
+        path_private.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write_new(path_private, pem)
+        write_public(key, path_public)
+    except FileExistsError as error:
+        raise ConfigError(f"{path_private} exists already; a region's key is never overwritten") from error
+    except OSError as error:
+        raise ConfigError(f"cannot write the region's key to {path_private}: {error.strerror or error}") from error
+    return key
+
+
+def load_private(path: Path) -> Ed25519PrivateKey:
+    """The key in `path`. Raises `ConfigError` if it is missing, no Ed25519 key, or open to group or others."""
+    pem = _read_guarded(path)
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"{path} holds no readable private key in PEM") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigError(f"{path} holds a key of another kind; the region signs with Ed25519")
+    return key
+
+
+def write_public(key: Ed25519PrivateKey, path: Path) -> None:
+    """`path` holds the public line of `key`, whatever it held before. Raises `OSError`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".region-key-")
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(trust_line(key.public_key()) + "\n")
+            os.fchmod(file.fileno(), 0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    """Make `path` whole or not at all, mode 0600; never over an existing file."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".region-key-")  # mode 0600 from the start
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _read_guarded(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if stat.S_IMODE(status.st_mode) & 0o077:
+                mode = stat.S_IMODE(status.st_mode)
+                raise ConfigError(f"{path} is open to group or others (mode {mode:04o}); run: chmod 600 {path}")
+            return file.read(KEY_FILE_BYTES_MAX)
+    except OSError as error:
+        raise ConfigError(f"cannot read the region's private key {path}: {error.strerror or error}") from error
