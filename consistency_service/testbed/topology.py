@@ -16,7 +16,7 @@ from typing import Final
 
 from consistency_service.testbed.errors import TestbedError
 
-NODES_MAX: Final = 7
+NODES_MAX: Final = 5
 EDGES_MAX: Final = 64
 SITE_COUNT: Final = 2
 REDIS_MEMORY_MAX: Final = "256mb"
@@ -229,7 +229,7 @@ def _plan_nodes(
         f"[peers.{name}]\n{_toml({'raft': f'127.0.0.1:{raft}', 'url': f'http://127.0.0.1:{http}'})}"
         for name, (http, raft) in zip(names, node_ports, strict=True)
     )
-    private, public = key_paths(config.directory)
+    private, _ = key_paths(config.directory)
     specs: list[ProcessSpec] = []
     files: list[PlannedFile] = []
     for name, (http, raft) in zip(names, node_ports, strict=True):
@@ -239,12 +239,9 @@ def _plan_nodes(
             "node_id": name,
             "data_dir": str(config.directory / "nodes" / name),
             "http": f"127.0.0.1:{http}",
-            "advertise_url": url,
-            "raft": f"127.0.0.1:{raft}",
             "nats": [bus.url or ""],
             "artifacts": (config.directory / "artifacts").as_uri(),
             "region_key": str(private),
-            "trust": str(public),
             **config.node_options,
         }
         path = str(config.directory / "config" / f"{name}.toml")
