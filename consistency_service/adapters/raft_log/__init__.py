@@ -1,0 +1,9 @@
+"""The replicated metadata log: pysyncobj's raft, with our commands, files and wire around it.
+
+Nobody outside this package imports anything but these names; nobody but `library` knows the library.
+"""
+
+from consistency_service.adapters.raft_log.config import RaftLogConfig
+from consistency_service.adapters.raft_log.log import RaftLog
+
+__all__ = ["RaftLog", "RaftLogConfig"]

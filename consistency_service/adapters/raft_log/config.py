@@ -1,0 +1,86 @@
+"""Every knob of the replicated log, refused here if it makes no sense."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from consistency_service.errors import ConfigError
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`host:port`, with IPv6 hosts in brackets. Raises `ConfigError`."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not host or not port.isdigit() or not 0 < int(port) < 65_536:
+        raise ConfigError(f"{address!r} is not host:port")
+    return host.strip("[]"), int(port)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaftLogConfig:
+    node_id: str
+
+    listen: str
+    """`host:port` to bind, and nothing but that host."""
+
+    peers: Mapping[str, str]
+    """Every voter by its node id, this one included, with the `host:port` at which the others reach it."""
+
+    data_dir: Path
+    """Belongs to this node alone. Losing it means losing a vote: give the node a new id rather than an empty directory."""
+
+    cluster_id: str = "ccs"
+    """Nodes of another cluster are refused."""
+
+    election_timeout_min_ms: int = 300
+    election_timeout_max_ms: int = 600
+    """A follower stands after a silence drawn from this range. Lower fails over sooner; higher forgives longer stalls."""
+
+    heartbeat_ms: int = 50
+    """At most this long between two words of the leader. Also how late a follower may apply what is committed."""
+
+    tick_ms: int = 20
+    """How often deadlines are looked at. Messages and proposals do not wait for it."""
+
+    connection_timeout_ms: int = 3_000
+    """A peer silent for so long is reconnected; each side speaks at least three times as often."""
+
+    connection_retry_ms: int = 200
+
+    resign_hold_ms: int = 2_000
+    """How long a node that resigned does not stand for election."""
+
+    compaction_min_entries: int = 5_000
+    """The log is replaced by a snapshot beyond this many entries. Higher spares snapshots; lower shortens a restart."""
+
+    command_bytes_max: int = 1 << 20
+    batch_bytes_max: int = 4 << 20
+    """Entries sent to a follower in one message, one command more at most."""
+
+    snapshot_part_bytes: int = 1 << 18
+    backlog_bytes_max: int = 16 << 20
+    """Beyond so many unsent bytes a peer is sent nothing more until it has caught up."""
+
+    proposals_max: int = 4_096
+    """Proposals under way; one more is answered `Unknown` at once, and counted."""
+
+    def __post_init__(self) -> None:
+        if self.node_id not in self.peers:
+            raise ConfigError(f"peers must name this node, {self.node_id!r}")
+        if len(self.peers) % 2 == 0:
+            raise ConfigError(f"an odd number of voters is needed, not {len(self.peers)}")
+        for address in (self.listen, *self.peers.values()):
+            split_address(address)
+        if not all(0 < len(name) <= 64 for name in (self.cluster_id, *self.peers)):
+            raise ConfigError("cluster_id and node ids have 1 to 64 characters")
+        if self.heartbeat_ms * 3 >= self.election_timeout_min_ms:
+            raise ConfigError("election_timeout_min_ms must allow more than three heartbeats")
+        if self.election_timeout_max_ms <= self.election_timeout_min_ms:
+            raise ConfigError("election_timeout_max_ms must exceed election_timeout_min_ms")
+        if self.connection_timeout_ms < self.election_timeout_max_ms:
+            raise ConfigError("connection_timeout_ms must not be below election_timeout_max_ms")
+        if self.compaction_min_entries < 10:
+            raise ConfigError("compaction_min_entries must be at least 10")
+        if self.command_bytes_max > self.batch_bytes_max:
+            raise ConfigError("batch_bytes_max must hold a whole command")

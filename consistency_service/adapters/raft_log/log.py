@@ -1,0 +1,310 @@
+"""The metadata log: drives one replica from the event loop and turns proposals into answers that can be believed.
+
+Picture a heart and a doorbell. The heart is a timer; the doorbell is rung by every message and proposal, and however often
+it rings before the loop comes round, the door is opened once: that makes batches. Whoever proposed waits for its own
+entry to be applied here, recognised by its id, for its deadline, or for news that makes the answer unknowable. If anything
+in here raises, what the memory holds is no longer certain and the process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import secrets
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import IO, Final
+
+from consistency_service.adapters.raft_log import frames, wire
+from consistency_service.adapters.raft_log.config import RaftLogConfig
+from consistency_service.adapters.raft_log.journal import Entry, Journal
+from consistency_service.adapters.raft_log.library import Replica, verify_library
+from consistency_service.adapters.raft_log.snapshots import SnapshotStore
+from consistency_service.adapters.raft_log.transport import PeerTransport
+from consistency_service.core.outcomes import Outcome
+from consistency_service.errors import LogStorageError, SnapshotError
+from consistency_service.runtime.ports import Committed, LogStatus, NotLeader, ProposalOutcome, StateMachine, Unknown
+
+logger = logging.getLogger(__name__)
+
+EXIT_CODE_FATAL: Final = 70
+
+
+def end_process(reason: str) -> None:
+    """The process is gone, at once and without cleaning up: what was in memory can no longer be trusted."""
+    logger.critical("log_failed", extra={"reason": reason})
+    os._exit(EXIT_CODE_FATAL)
+
+
+Waiter = asyncio.Future[ProposalOutcome]
+
+
+class RaftLog:
+    """A `MetadataLog` replicated by raft. Used on one event loop only. Started once, closed once."""
+
+    def __init__(self, config: RaftLogConfig, *, on_fatal: Callable[[str], None] = end_process) -> None:
+        """Raises `ConfigError` if the installed library is not the one this was written for."""
+        verify_library()
+        self._config = config
+        self._on_fatal = on_fatal
+        self._life = int.from_bytes(secrets.token_bytes(8), "big")
+        self._number = 0
+        self._queue: deque[tuple[int, bytes]] = deque()
+        self._waiters: dict[int, Waiter] = {}
+        self._listeners: list[Callable[[LogStatus], None]] = []
+        self._announced: tuple[str | None, bool, bool] = (None, False, False)
+        self._running = False
+        self._tick_due = False
+        self._proposals_refused_count = 0
+        self._machine: StateMachine | None = None
+        self._replica: Replica | None = None
+        self._transport: PeerTransport | None = None
+        self._lock: IO[bytes] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # The port.
+
+    async def start(self, machine: StateMachine) -> None:
+        """Also raises `LogStorageError` when the address or the directory is taken."""
+        self._loop = asyncio.get_running_loop()
+        self._machine = machine
+        self._lock = self._take_directory()
+        self._transport = PeerTransport(
+            self._config,
+            on_connected=self._on_connected,
+            on_disconnected=self._on_disconnected,
+            on_message=self._on_message,
+        )
+        try:
+            self._replica = self._recover(machine, transport=self._transport)
+            self._running = True
+            await self._transport.start()
+        except BaseException:
+            await self.close()
+            raise
+        self._beat()
+
+    async def close(self) -> None:
+        self._running = False
+        if self._timer is not None:
+            self._timer.cancel()
+        self._resolve_all(Unknown(reason="the log was closed"))
+        if self._transport is not None:
+            await self._transport.close()
+        if self._replica is not None:
+            replica, self._replica = self._replica, None
+            replica.close_files()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+        self._announce()
+
+    async def propose(self, command: bytes, *, timeout_ms: int) -> ProposalOutcome:
+        """Raises `ValueError` for a command above `command_bytes_max`."""
+        if len(command) > self._config.command_bytes_max:
+            raise ValueError(f"a command has at most {self._config.command_bytes_max} bytes, this one {len(command)}")
+        return await self._propose(frames.KIND_COMMAND, payload=command, timeout_ms=timeout_ms)
+
+    async def barrier(self, *, timeout_ms: int) -> ProposalOutcome:
+        return await self._propose(frames.KIND_BARRIER, payload=b"", timeout_ms=timeout_ms)
+
+    def status(self) -> LogStatus:
+        replica = self._replica
+        believing = replica if self._running else None
+        return LogStatus(
+            node_id=self._config.node_id,
+            leader_id=None if believing is None else believing.leader_id,
+            leading=believing is not None and believing.leading,
+            term_settled=believing is not None and believing.settled,
+            term=0 if replica is None else replica.term,
+            commit_index=0 if replica is None else replica.commit_index,
+            applied_index=0 if replica is None else replica.applied_index,
+            voters=tuple(sorted(self._config.peers)),
+        )
+
+    def resign(self) -> None:
+        if self._replica is not None:
+            self._guarded(self._replica.resign)
+            self._ring()
+
+    def on_status_change(self, listener: Callable[[LogStatus], None]) -> None:
+        """What a listener raises is logged, and its own affair."""
+        self._listeners.append(listener)
+
+    def counters(self) -> dict[str, int]:
+        """What was refused, dropped or cut so far in this life."""
+        counted = dict(self._transport.counters) if self._transport is not None else {}
+        counted["proposals_refused"] = self._proposals_refused_count
+        counted["messages_refused"] = 0 if self._replica is None else self._replica.refused_count
+        return counted
+
+    def check_invariants(self) -> None:
+        assert len(self._waiters) <= self._config.proposals_max
+        assert all(number in self._waiters or number <= self._number for number, _ in self._queue)
+        if self._replica is not None:
+            assert self._replica.applied_index <= self._replica.commit_index
+
+    def _recover(self, machine: StateMachine, *, transport: PeerTransport) -> Replica:
+        journal = Journal(self._config.data_dir, node_id=self._config.node_id)
+        if journal.repaired_bytes > 0:
+            logger.warning("raft_journal_tail_cut", extra={"size_bytes": journal.repaired_bytes})
+        try:
+            return Replica(
+                self._config,
+                journal=journal,
+                snapshots=SnapshotStore(self._config.data_dir),
+                send=transport.send_nowait,
+                backlog_bytes=transport.backlog_bytes,
+                apply=self._apply,
+                state=machine.snapshot,
+                restore=self._restore,
+                take_proposals=self._take_proposals,
+            )
+        except BaseException:
+            journal.close()
+            raise
+
+    # Proposals.
+
+    async def _propose(self, kind: int, *, payload: bytes, timeout_ms: int) -> ProposalOutcome:
+        if not self._running or self._replica is None or not self._replica.leading:
+            return NotLeader(leader_id=self.status().leader_id)
+        if len(self._waiters) >= self._config.proposals_max:
+            self._proposals_refused_count += 1
+            return Unknown(reason="too many proposals are under way")
+        self._number += 1
+        number = self._number
+        frame = frames.Frame(kind=kind, life=self._life, number=number, payload=payload)
+        waiter: Waiter = asyncio.get_running_loop().create_future()
+        self._waiters[number] = waiter
+        self._queue.append((number, frames.encode(frame)))
+        self._ring()
+        try:
+            async with asyncio.timeout(timeout_ms / 1_000):
+                return await waiter
+        except TimeoutError:
+            return Unknown(reason=f"not applied within {timeout_ms} ms")
+        finally:
+            self._waiters.pop(number, None)
+
+    def _take_proposals(self, leading: bool) -> list[bytes]:
+        """Everything queued that somebody still waits for; if we do not lead, they hear so: nothing was proposed."""
+        queued = [(number, entry) for number, entry in self._queue if number in self._waiters]
+        self._queue.clear()
+        if leading:
+            return [entry for _, entry in queued]
+        for number, _ in queued:
+            self._resolve(number, NotLeader(leader_id=self.status().leader_id))
+        return []
+
+    def _apply(self, entry: Entry) -> None:
+        command, index, _ = entry
+        frame = frames.decode(command)
+        if frame is None:
+            return
+        outcome = Outcome()
+        if frame.kind == frames.KIND_COMMAND:
+            assert self._machine is not None
+            outcome = self._machine.apply(index=index, command=frame.payload)
+        if frame.life == self._life:
+            self._resolve(frame.number, Committed(index=index, outcome=outcome))
+
+    def _restore(self, state: bytes, index: int) -> None:
+        assert self._machine is not None
+        try:
+            self._machine.restore(state=state, index=index)
+        except SnapshotError as error:
+            raise LogStorageError(f"the snapshot at index {index} cannot be read: {error}") from error
+        self._resolve_all(Unknown(reason="a snapshot took the place of the entries"))
+
+    def _resolve(self, number: int, outcome: ProposalOutcome) -> None:
+        waiter = self._waiters.pop(number, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(outcome)
+
+    def _resolve_all(self, outcome: ProposalOutcome) -> None:
+        for number in list(self._waiters):
+            self._resolve(number, outcome)
+
+    # Driving.
+
+    def _beat(self) -> None:
+        if self._running and self._loop is not None:
+            self._timer = self._loop.call_later(self._config.tick_ms / 1_000, self._beat)
+            self._tick()
+
+    def _ring(self) -> None:
+        if not self._tick_due and self._running and self._loop is not None:
+            self._tick_due = True
+            self._loop.call_soon(self._tick)
+
+    def _tick(self) -> None:
+        self._tick_due = False
+        replica = self._replica
+        if replica is None:
+            return
+        self._guarded(replica.tick)
+        if not replica.leading:
+            queued = {number for number, _ in self._queue}
+            for number in [number for number in self._waiters if number not in queued]:
+                self._resolve(number, Unknown(reason="this node does not lead any more"))
+        if replica.behind:
+            self._ring()
+        self._announce()
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Whatever `step` raises ends the process; nothing happens here any more, should it live on."""
+        if not self._running:
+            return
+        try:
+            step()
+        except Exception as error:
+            logger.exception("raft_step_failed")
+            self._running = False
+            self._resolve_all(Unknown(reason="the log failed"))
+            self._on_fatal(f"{type(error).__name__}: {error}")
+
+    def _on_connected(self, node_id: str) -> None:
+        if self._replica is not None:
+            self._guarded(partial(self._replica.connected, node_id))
+            self._ring()
+
+    def _on_disconnected(self, node_id: str) -> None:
+        if self._replica is not None:
+            self._guarded(partial(self._replica.disconnected, node_id))
+
+    def _on_message(self, node_id: str, message: wire.Peer) -> None:
+        replica = self._replica
+        if replica is not None:
+            self._guarded(partial(replica.receive, node_id, message))
+            self._ring()
+
+    def _announce(self) -> None:
+        status = self.status()
+        told = (status.leader_id, status.leading, status.term_settled)
+        if told == self._announced:
+            return
+        self._announced = told
+        for listener in self._listeners:
+            try:
+                listener(status)
+            except Exception:
+                logger.exception("raft_listener_failed")
+
+    def _take_directory(self) -> IO[bytes]:
+        """The directory exists and is ours until closed."""
+        try:
+            self._config.data_dir.mkdir(parents=True, exist_ok=True)
+            lock = (self._config.data_dir / "lock").open("ab")
+        except OSError as error:
+            raise LogStorageError(f"{self._config.data_dir}: {error}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise LogStorageError(f"{self._config.data_dir} is used by another process") from error
+        return lock
