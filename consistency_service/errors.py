@@ -41,6 +41,14 @@ class UnknownOutcomeError(ServiceError):
     """The command may or may not take effect. Ask again with the same request id."""
 
 
+class UnknownModelError(ServiceError):
+    """The region knows no model of this name."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"there is no model {model!r}")
+        self.model = model
+
+
 class NotStrongError(ServiceError):
     """This node cannot answer linearizably in time."""
 

@@ -80,6 +80,7 @@ class Authority:
         self.clock_id = clock_id
         self._interval_ns = beacon_interval_ns
         self.counters: Counter[str] = Counter()
+        self._clock_trusted = True
         self._leading = False
         self._term: int | None = None
         self._assumed_term: int | None = None
@@ -141,22 +142,27 @@ class Authority:
         """Another voter says that its bus works. If ours is still silent: resign, at most once in 5 s."""
         if not self._bus_silent(now_ns=now_ns):
             return ()
-        if self._resigned_at_ns is not None and now_ns - self._resigned_at_ns < RESIGN_PERIOD_NS:
-            return ()
-        return self._resign(now_ns=now_ns)
+        return () if self._resigned_lately(now_ns=now_ns) else self._resign(now_ns=now_ns)
 
-    def clock_replaced(self, clock_id: str, *, now_ns: int) -> tuple[Effect, ...]:
-        """Our clock broke its rate: its instants are worth nothing from here on (section 1)."""
+    def clock_distrusted(self, clock_id: str, *, now_ns: int) -> tuple[Effect, ...]:
+        """Our clock broke its rate: its instants are worth nothing. Take a new name, and no authority (section 1)."""
         self.clock_id = clock_id
+        self._clock_trusted = False
         self._assumed_term = None
-        self.counters["clock_replaced"] += 1
+        self.counters["clock_distrusted"] += 1
         return self._resign(now_ns=now_ns) if self._leading else ()
+
+    def clock_trusted(self) -> None:
+        """Our clock keeps its rate again: under its new name it may have authority."""
+        self._clock_trusted = True
 
     def tick(self, *, now_ns: int) -> tuple[Effect, ...]:
         """Whatever is due: assume, confirm, settle, look after the bus."""
         self._look_at_state(now_ns=now_ns)
         if not self._leading or not self._machine.state.epoch:
             return ()
+        if not self._clock_trusted:
+            return () if self._resigned_lately(now_ns=now_ns) else self._resign(now_ns=now_ns)
         if not self.is_authority:
             return self._assume(now_ns=now_ns)
         effects: list[Effect] = []
@@ -171,6 +177,8 @@ class Authority:
     def next_deadline_ns(self) -> int | None:
         """When `tick` next has something to do."""
         if not self._leading or not self._machine.state.epoch:
+            return None
+        if not self._clock_trusted:
             return None
         if not self.is_authority:
             return self._assume_due_ns
@@ -316,6 +324,9 @@ class Authority:
     def _ask_peers_due(self, *, now_ns: int) -> bool:
         half_lease_ns = self._machine.state.terms.lease_ns // 2
         return self._peers_asked_at_ns is None or now_ns - self._peers_asked_at_ns > half_lease_ns
+
+    def _resigned_lately(self, *, now_ns: int) -> bool:
+        return self._resigned_at_ns is not None and now_ns - self._resigned_at_ns < RESIGN_PERIOD_NS
 
     def _resign(self, *, now_ns: int) -> tuple[Effect, ...]:
         self._resigned_at_ns = now_ns

@@ -81,18 +81,14 @@ class Fleet:
         """Every edge heard within the last hour, by id."""
         return tuple(self._edges[edge_id] for edge_id in sorted(self._edges))
 
-    def readiness(
-        self, model: str, *, assignment: Assignment, versions: dict[str, Version], now_ns: int
-    ) -> Readiness:
+    def readiness(self, model: str, *, assignment: Assignment, versions: dict[str, Version], now_ns: int) -> Readiness:
         """How ready the live edges that follow `model` are for `assignment`."""
         ready, waiting, failed, fetched = [], [], {}, {}
         for edge_id, view in sorted(self._edges.items()):
             served = next((m for m in view.report.models if m.model == model), None)
             if served is None or not view.live(now_ns=now_ns):
                 continue
-            version = assignment.version_for(
-                edge_id=edge_id, site=view.report.site, labels=view.report.labels
-            )
+            version = assignment.version_for(edge_id=edge_id, site=view.report.site, labels=view.report.labels)
             digest = versions[version].digest
             if digest in served.ready:
                 ready.append(edge_id)

@@ -282,9 +282,7 @@ class MetadataMachine:
             raise RefusalError("model_exists", model=command.model)
         if len(self.state.models) >= MODELS_MAX:
             raise RefusalError("limit_reached", limit="models", value=MODELS_MAX)
-        model = ModelState(
-            name=command.model, policy=command.policy, created_at_unix_ms=command.proposed_at_unix_ms
-        )
+        model = ModelState(name=command.model, policy=command.policy, created_at_unix_ms=command.proposed_at_unix_ms)
         self.state.models[model.name] = model
         return self._changed("ModelCreated", command, models=[model])
 

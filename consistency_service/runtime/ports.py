@@ -158,11 +158,13 @@ class EventBus(Protocol):
     @property
     def connected(self) -> bool: ...
 
-    async def publish(self, subject: str, *, payload: bytes) -> None:
+    async def publish(self, subject: str, *, payload: bytes, reply_to: str | None = None) -> None:
         """Publish, not persisted. Raises `BusUnavailableError` when disconnected."""
         ...
 
-    async def subscribe(self, subject: str, *, handler: Callable[[Delivery], None], pending_max: int, queue: str = "") -> None:
+    async def subscribe(
+        self, subject: str, *, handler: Callable[[Delivery], None], pending_max: int, queue: str = ""
+    ) -> None:
         """Call `handler` on the event loop for each message; beyond `pending_max` unhandled ones the oldest go, counted."""
         ...
 

@@ -32,6 +32,8 @@ BEACONS_KEPT: Final = 40
 CLOCKS_MAX: Final = 16
 NEVER_NS: Final = -(1 << 62)
 """An instant before every instant."""
+FOREVER_NS: Final = 1 << 62
+"""An instant after every instant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +112,9 @@ class Reader:
         self._waiting.clear()
         self._requests.clear()
         self._clocks.clear()
-        self._add_own_clock()
         self._lease_until_ns = NEVER_NS
+        if self._trusted:
+            self._add_own_clock()
         return self.started(now_ns=now_ns)
 
     def applied(self, position: Position, *, now_ns: int) -> None:
@@ -157,9 +160,7 @@ class Reader:
         if not self._trusted or reply.clock_id == self._own_clock_id:
             return ()
         clock = self._clock(reply.clock_id, now_ns=now_ns)
-        if not clock.samples.add_reply(
-            stamped_at_ns=reply.stamped_at_ns, sent_at_ns=request[0], received_at_ns=now_ns
-        ):
+        if not clock.samples.add_reply(stamped_at_ns=reply.stamped_at_ns, sent_at_ns=request[0], received_at_ns=now_ns):
             return self._contradicted(reply.clock_id, now_ns=now_ns)
         clock.request_due_ns = None
         self._renew_lease()
@@ -167,6 +168,8 @@ class Reader:
 
     def pending_known(self, pending: Pending, *, now_ns: int) -> tuple[Effect, ...]:
         """A pending activation was applied: sample its clock once more at a random moment of the remaining lead."""
+        if not self._trusted:
+            return ()
         clock = self._clock(pending.clock_id, now_ns=now_ns)
         if pending.revision in clock.extra_for or pending.clock_id == self._own_clock_id:
             return ()
@@ -240,9 +243,12 @@ class Reader:
         """The greatest position named by a beacon that we have not applied; None if we are up to date."""
         return max((beacon.position for beacon in self._waiting), default=None)
 
-    def standing(self, pending: Pending | None, *, now_ns: int) -> Standing:
-        """What may be said now of a model with this pending activation: the pending rule (section 5)."""
-        lease_ns = self._lease_until_ns
+    def standing(self, pending: Pending | None, *, now_ns: int, through_log: bool = False) -> Standing:
+        """What may be said now of a model with this pending activation: the pending rule (section 5).
+
+        `through_log`: our state was just shown to be current by a barrier of the log, so that no lease is needed.
+        """
+        lease_ns = FOREVER_NS if through_log else self._lease_until_ns
         if pending is None:
             return Standing(serve_next=False, strong_until_ns=lease_ns, changes_at_ns=None)
         clock = self._clocks.get(pending.clock_id)

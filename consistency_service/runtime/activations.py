@@ -1,0 +1,261 @@
+"""Activates generations on behalf of callers: readiness first, then the decision, then the instant (protocol, section 5).
+
+Runs on the authority's node. A caller whose node dies asks again with the same request id, at whatever node: the result
+is in the replicated state, and settlement tells when it became effective.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import Final
+
+from consistency_service.core.authority import Authority
+from consistency_service.core.commands import ActivateGeneration, AnyCommand, Change, DeleteModel, RequestPrefetch
+from consistency_service.core.fleet import Readiness
+from consistency_service.core.outcomes import Outcome
+from consistency_service.core.state import ModelState
+from consistency_service.errors import NotAuthorityError, RefusedError
+from consistency_service.runtime.fleet import FleetDriver
+from consistency_service.runtime.metadata import Metadata
+from consistency_service.runtime.ports import Clock
+from edge_client.protocol.drift import Drift
+from edge_client.protocol.models import Assignment
+
+_log = logging.getLogger(__name__)
+MS: Final = 1_000_000
+ATTEMPTS_MAX: Final = 20
+HOLD_MS_MAX: Final = 60_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activation:
+    """What was decided, and whether its instant has passed."""
+
+    revision: int
+    generations: dict[str, int]
+    effective_at_unix_ms: int
+    effective: bool
+    not_ready: dict[str, str] = field(default_factory=dict)
+    """Edges that were not ready when it was decided, and why."""
+
+
+class Activations:
+    """The flow of an activation. Every method is called on the event loop."""
+
+    def __init__(self, *, metadata: Metadata, authority: Authority, fleet: FleetDriver, clock: Clock) -> None:
+        self._metadata = metadata
+        self._authority = authority
+        self._fleet = fleet
+        self._clock = clock
+
+    async def activate(
+        self,
+        *,
+        changes: tuple[Change, ...],
+        author: str,
+        request_id: str,
+        fingerprint: str,
+        force: bool,
+        immediate: bool,
+        wait_effective: bool,
+    ) -> Activation:
+        """Decide, and with `wait_effective` return once the instant has passed.
+
+        Raises `RefusedError`, `NotAuthorityError`, `NotLeaderError`, `UnknownOutcomeError`.
+        """
+        self._require_authority()
+        not_ready: dict[str, str] = {}
+        if request_id not in self._metadata.state.requests:
+            models = [self._model(change.model) for change in changes]
+            for model, change in zip(models, changes, strict=True):
+                self._require_versions(model, change.assignment)
+            if not force:
+                for change in changes:
+                    not_ready |= await self._prefetch(change, author=author)
+        outcome = await self._decide(
+            changes=changes,
+            author=author,
+            request_id=request_id,
+            fingerprint=fingerprint,
+            immediate=immediate,
+        )
+        if wait_effective:
+            await self._effective(outcome.revision)
+        return Activation(
+            revision=outcome.revision,
+            generations=dict(outcome.detail["generations"]),
+            effective_at_unix_ms=int(outcome.detail["effective_at_unix_ms"]),
+            effective=wait_effective,
+            not_ready=not_ready,
+        )
+
+    async def rollback(
+        self,
+        model: str,
+        *,
+        author: str,
+        request_id: str,
+        fingerprint: str,
+        generation_expected: int | None,
+        wait_effective: bool,
+    ) -> Activation:
+        """Activate the assignment before, without waiting for readiness: edges keep it for this. Raises as `activate`."""
+        self._require_authority()
+        state = self._model(model)
+        known = request_id in self._metadata.state.requests
+        if state.previous is None and not known:
+            raise RefusedError(code="nothing_before", detail={"model": model}, revision=self._metadata.state.revision)
+        assignment = state.previous or state.assignment
+        assert assignment is not None
+        return await self.activate(
+            changes=(Change(model=model, assignment=assignment, generation_expected=generation_expected),),
+            author=author,
+            request_id=request_id,
+            fingerprint=fingerprint,
+            force=True,
+            immediate=False,
+            wait_effective=wait_effective,
+        )
+
+    def readiness(self, model: str, version: str) -> Readiness:
+        """How ready the live edges are for one version for everybody. Raises `RefusedError`."""
+        state = self._model(model)
+        assignment = Assignment(stable=version)
+        self._require_versions(state, assignment)
+        return self._fleet.view.readiness(
+            model, assignment=assignment, versions=state.versions, now_ns=self._clock.now_ns()
+        )
+
+    async def delete_model(
+        self, model: str, *, author: str, request_id: str, fingerprint: str, generation_expected: int | None
+    ) -> None:
+        """Delete it, and return once no lease can name it any more: kappa * (L + margin) later.
+
+        Raises `RefusedError` (also `model_in_use` while live edges follow it), `NotLeaderError`, `UnknownOutcomeError`.
+        """
+        followers = self._fleet.view.followers_of(model, now_ns=self._clock.now_ns())
+        if followers:
+            detail = {"model": model, "edges": list(followers[:20]), "edge_count": len(followers)}
+            raise RefusedError(code="model_in_use", detail=detail, revision=self._metadata.state.revision)
+        await self._propose(
+            DeleteModel(
+                model=model,
+                generation_expected=generation_expected,
+                author=author,
+                request_id=request_id,
+                fingerprint=fingerprint,
+                proposed_at_unix_ms=self._clock.unix_ms(),
+            )
+        )
+        terms = self._metadata.state.terms
+        wait_ns = Drift(terms.rho_ppm).faster_ns(terms.lease_ns + terms.margin_ns)
+        await self._clock.sleep_until(self._clock.now_ns() + wait_ns)
+
+    # ---- steps
+
+    async def _prefetch(self, change: Change, *, author: str) -> dict[str, str]:
+        """Ask edges to get ready and wait until the live ones are; return those that are not, and why."""
+        model = self._model(change.model)
+        if model.assignment == change.assignment or model.pending is not None:
+            return {}  # the decision refuses, or holds its caller
+        command = RequestPrefetch(
+            model=change.model,
+            assignment=change.assignment,
+            author=author,
+            proposed_at_unix_ms=self._clock.unix_ms(),
+        )
+        await self._propose(command)
+        deadline_ns = self._clock.now_ns() + model.policy.prefetch_ms * MS
+        while True:
+            model = self._model(change.model)
+            now_ns = self._clock.now_ns()
+            readiness = self._fleet.view.readiness(
+                change.model, assignment=change.assignment, versions=model.versions, now_ns=now_ns
+            )
+            if readiness.complete:
+                return {}
+            if now_ns >= deadline_ns:
+                return dict.fromkeys(readiness.waiting, "still fetching or loading") | readiness.failed
+            await self._fleet.wait_report(timeout_ms=min(1_000, (deadline_ns - now_ns) // MS + 1))
+
+    async def _decide(
+        self, *, changes: tuple[Change, ...], author: str, request_id: str, fingerprint: str, immediate: bool
+    ) -> Outcome:
+        """The outcome of the activation; proposed again with a fresh reading when its number was passed."""
+        for _ in range(ATTEMPTS_MAX):
+            instant = self._authority.choose_instant(now_ns=self._clock.now_ns())
+            if instant is None:
+                raise NotAuthorityError(leader_id=self._leader_id())
+            outcome = await self._metadata.propose(
+                ActivateGeneration(
+                    clock_id=instant.clock_id,
+                    assumption=instant.assumption,
+                    number=instant.number,
+                    changes=changes,
+                    effective_at_ns=instant.effective_at_ns,
+                    lead_ns=instant.lead_ns,
+                    immediate=immediate,
+                    author=author,
+                    request_id=request_id,
+                    fingerprint=fingerprint,
+                    proposed_at_unix_ms=self._clock.unix_ms(),
+                )
+            )
+            if outcome.ok:
+                return outcome
+            if outcome.code == "number_passed":
+                continue
+            if outcome.code == "not_authority":
+                raise NotAuthorityError(leader_id=self._leader_id())
+            if outcome.code == "activation_pending":
+                await self._hold(outcome)
+            raise RefusedError(code=outcome.code, detail=outcome.detail, revision=outcome.revision)
+        raise NotAuthorityError(leader_id=self._leader_id())
+
+    async def _hold(self, refusal: Outcome) -> None:
+        """Hold the caller until the pending activation is settled, so that asking again at once makes sense."""
+        try:
+            async with asyncio.timeout(HOLD_MS_MAX / 1_000):
+                await self._settled(int(refusal.detail["activation"]))
+        except TimeoutError:
+            return
+
+    async def _effective(self, activation: int) -> None:
+        """Return when the instant has passed on our clock, if it is ours, or when it is settled."""
+        pending = self._metadata.state.pendings().get(activation)
+        if pending is not None and pending.clock_id == self._authority.clock_id:
+            await self._clock.sleep_until(pending.effective_at_ns)
+        else:
+            await self._settled(activation)
+
+    async def _settled(self, activation: int) -> None:
+        await self._metadata.wait_until(lambda: activation not in self._metadata.state.pendings())
+
+    # ---- pieces
+
+    async def _propose(self, command: AnyCommand) -> Outcome:
+        outcome = await self._metadata.propose(command)
+        if not outcome.ok:
+            raise RefusedError(code=outcome.code, detail=outcome.detail, revision=outcome.revision)
+        return outcome
+
+    def _require_authority(self) -> None:
+        if not self._authority.is_authority:
+            raise NotAuthorityError(leader_id=self._leader_id())
+
+    def _leader_id(self) -> str | None:
+        return self._metadata.log.status().leader_id
+
+    def _model(self, name: str) -> ModelState:
+        model = self._metadata.state.models.get(name)
+        if model is None:
+            raise RefusedError(code="unknown_model", detail={"model": name}, revision=self._metadata.state.revision)
+        return model
+
+    def _require_versions(self, model: ModelState, assignment: Assignment) -> None:
+        for version in assignment.versions():
+            if version not in model.versions:
+                detail = {"model": model.name, "version": version}
+                raise RefusedError(code="unknown_version", detail=detail, revision=self._metadata.state.revision)

@@ -1,0 +1,246 @@
+"""One node, put together: what the API calls, and the drivers that run behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from consistency_service.config import ServiceConfig
+from consistency_service.core.authority import Authority
+from consistency_service.core.commands import AnyCommand, Bootstrap
+from consistency_service.core.outcomes import Outcome
+from consistency_service.errors import NotLeaderError, NotStrongError, RefusedError, UnknownOutcomeError
+from consistency_service.runtime.activations import Activations
+from consistency_service.runtime.answers import Answers
+from consistency_service.runtime.authority import AuthorityDriver
+from consistency_service.runtime.clock_guard import ClockGuard
+from consistency_service.runtime.fleet import FleetDriver
+from consistency_service.runtime.garbage import Garbage
+from consistency_service.runtime.metadata import Metadata
+from consistency_service.runtime.ports import ArtifactStore, Clock, EventBus, MetadataLog
+from consistency_service.runtime.reads import Reads
+from consistency_service.runtime.relay import Relay
+from consistency_service.runtime.snapshots import Snapshots
+from consistency_service.runtime.supervision import Supervisor
+from edge_client.protocol.envelope import Signer
+from edge_client.protocol.position import Position
+from edge_client.protocol.subjects import Subjects
+
+_log = logging.getLogger(__name__)
+MS: Final = 1_000_000
+BOOTSTRAP_RETRY_S: Final = 0.2
+
+PeerStatus = Callable[[str], Awaitable[dict[str, Any] | None]]
+"""Asks the peer at a base URL for its `self_status`; None when it does not answer in time."""
+
+
+class Node:
+    """Everything of one node but its adapters. Built by `app`; used by `api`."""
+
+    def __init__(
+        self,
+        *,
+        config: ServiceConfig,
+        clock: Clock,
+        log: MetadataLog,
+        bus: EventBus,
+        artifacts: ArtifactStore,
+        signer: Signer,
+        peer_status: PeerStatus,
+        rng: random.Random,
+    ) -> None:
+        self.config = config
+        self.clock = clock
+        self.bus = bus
+        self.artifacts = artifacts
+        self._log_port = log
+        self._peer_status = peer_status
+        self._rng = rng
+        subjects = Subjects(config.region)
+        self.metadata = Metadata(log=log)
+        core = Authority(
+            machine=self.metadata.machine,
+            node_id=config.node_id,
+            clock_id=self._new_clock_id(),
+            beacon_interval_ns=config.beacon_interval_ms * MS,
+        )
+        self.reads = Reads(metadata=self.metadata, authority=core, clock=clock, rng=rng)
+        self.authority = AuthorityDriver(
+            core=core,
+            metadata=self.metadata,
+            reads=self.reads,
+            bus=bus,
+            clock=clock,
+            signer=signer,
+            subjects=subjects,
+            peers_bus_works=self._peers_bus_works,
+        )
+        self.fleet = FleetDriver(clock=clock)
+        self.activations = Activations(metadata=self.metadata, authority=core, fleet=self.fleet, clock=clock)
+        self._snapshots = Snapshots(metadata=self.metadata, signer=signer)
+        self._answers = Answers(
+            node_id=config.node_id,
+            url=config.peers[config.node_id].url,
+            metadata=self.metadata,
+            reads=self.reads,
+            authority=self.authority,
+            fleet=self.fleet,
+            snapshots=self._snapshots,
+            bus=bus,
+            clock=clock,
+            signer=signer,
+            verifier=signer.verifier(),
+            subjects=subjects,
+            inbox=f"_INBOX.ccs.{config.region}.{config.node_id}.{core.clock_id}",
+        )
+        self._relay = Relay(metadata=self.metadata, authority=self.authority, bus=bus, signer=signer)
+        self._garbage = Garbage(
+            metadata=self.metadata,
+            authority=self.authority,
+            artifacts=artifacts,
+            clock=clock,
+            interval_ms=config.garbage_interval_ms,
+        )
+        self._guard = ClockGuard(
+            clock=clock,
+            metadata=self.metadata,
+            distrusted=self._clock_distrusted,
+            trusted=self._clock_trusted,
+        )
+        self._supervisor = Supervisor()
+
+    async def run(self) -> None:
+        """Take part in the region until cancelled; afterwards the log and the bus are closed."""
+        try:
+            await self.bus.connect()
+            await self._log_port.start(self.metadata)
+            await self._supervisor.run(
+                {
+                    "bootstrap": self._bootstrap,
+                    "authority": self.authority.run,
+                    "relay": self._relay.run,
+                    "answers": self._answers.run,
+                    "garbage": self._garbage.run,
+                    "clock-guard": self._guard.run,
+                }
+            )
+        finally:
+            await self._log_port.close()
+            await self.bus.close()
+            await self.artifacts.close()
+
+    # ---- for the API
+
+    async def propose(self, command: AnyCommand) -> Outcome:
+        """The outcome of an accepted command. Raises `NotLeaderError`, `UnknownOutcomeError`, `RefusedError`."""
+        outcome = await self.metadata.propose(command)
+        if not outcome.ok:
+            raise RefusedError(code=outcome.code, detail=outcome.detail, revision=outcome.revision)
+        return outcome
+
+    def leader_url(self) -> str | None:
+        """Where the leader's REST is, if another node leads; None if this one does or none is known."""
+        leader_id = self.metadata.log.status().leader_id
+        if leader_id is None or leader_id == self.config.node_id or leader_id not in self.config.peers:
+            return None
+        return self.config.peers[leader_id].url
+
+    async def snapshot_frames(self, *, epoch_min: int, revision_min: int) -> list[bytes]:
+        """Signed snapshot chunks at or after a position. Raises `NotStrongError` when this node is behind it."""
+        position = self.metadata.state.position
+        if not position.epoch or position < Position(epoch_min, revision_min):
+            raise NotStrongError(f"this node is at {position}; ask another")
+        return self._snapshots.frames(nonce=b"")
+
+    def self_status(self) -> dict[str, Any]:
+        """What this node believes of itself; plain JSON values."""
+        status = self.metadata.log.status()
+        state = self.metadata.state
+        return {
+            "node_id": self.config.node_id,
+            "url": self.config.peers[self.config.node_id].url,
+            "region": state.region,
+            "leader_id": status.leader_id,
+            "leading": status.leading,
+            "is_authority": self.authority.core.is_authority,
+            "clock_id": self.authority.core.clock_id,
+            "term": status.term,
+            "commit_index": status.commit_index,
+            "applied_index": status.applied_index,
+            "voters": list(status.voters),
+            "epoch": state.epoch,
+            "revision": state.revision,
+            "terms": {
+                "lease_ms": state.terms.lease_ms,
+                "margin_ms": state.terms.margin_ms,
+                "rho_ppm": state.terms.rho_ppm,
+            },
+            "bus_connected": self.bus.connected,
+            "lease_remaining_ms": self.reads.lease_remaining_ms(),
+            "outbox_depth": len(state.outbox),
+            "edges_live": sum(v.live(now_ns=self.clock.now_ns()) for v in self.fleet.view.edges()),
+            "counters": self.counters(),
+        }
+
+    def counters(self) -> dict[str, int]:
+        """Every counter of this node, named `part.counter`."""
+        parts: dict[str, Counter[str]] = {
+            "metadata": self.metadata.counters,
+            "authority": self.authority.core.counters,
+            "beacons": self.authority.counters,
+            "reader": self.reads.reader.counters,
+            "relay": self._relay.counters,
+            "answers": self._answers.counters,
+            "fleet": self.fleet.view.counters,
+            "garbage": self._garbage.counters,
+            "supervisor": self._supervisor.counters,
+        }
+        counted = {
+            f"{part}.{name}": count for part, counter in parts.items() for name, count in sorted(counter.items())
+        }
+        return counted | {f"machine.{name}": count for name, count in sorted(self.metadata.state.counters.items())}
+
+    # ---- drivers of the node itself
+
+    async def _bootstrap(self) -> None:
+        """Begin the first epoch, if the log is empty and this node leads. Ends when the region has an epoch."""
+        while not self.metadata.state.epoch:
+            status = self.metadata.log.status()
+            if status.leading and status.term_settled:
+                command = Bootstrap(
+                    region=self.config.region,
+                    region_epoch=1,
+                    terms=self.config.terms(),
+                    author="bootstrap",
+                    proposed_at_unix_ms=self.clock.unix_ms(),
+                )
+                try:
+                    await self.metadata.propose(command)
+                except (NotLeaderError, UnknownOutcomeError):
+                    self.metadata.counters["bootstraps_unanswered"] += 1
+            await asyncio.sleep(BOOTSTRAP_RETRY_S)
+
+    async def _peers_bus_works(self) -> bool:
+        """True when another voter says that it is connected to the bus."""
+        urls = [peer.url for node_id, peer in self.config.peers.items() if node_id != self.config.node_id]
+        answers = await asyncio.gather(*(self._peer_status(url) for url in urls))
+        return any(answer is not None and answer.get("bus_connected") is True for answer in answers)
+
+    def _clock_distrusted(self) -> None:
+        _log.error("clock_distrusted node_id=%s", self.config.node_id)
+        self.reads.clock_distrusted()
+        self.authority.clock_distrusted(self._new_clock_id())
+
+    async def _clock_trusted(self) -> None:
+        _log.warning("clock_trusted node_id=%s", self.config.node_id)
+        clock_id = self.authority.core.clock_id
+        await self._answers.clock_renamed(clock_id)
+        self.reads.clock_trusted(clock_id=clock_id)
+        self.authority.core.clock_trusted()
+
+    def _new_clock_id(self) -> str:
+        return self._rng.randbytes(8).hex()
