@@ -149,6 +149,11 @@ class Node:
             return None
         return self.config.peers[leader_id].url
 
+    def resign(self) -> None:
+        """Let another node lead, before this one leaves."""
+        if self.metadata.log.status().leading:
+            self.metadata.log.resign()
+
     async def snapshot_frames(self, *, epoch_min: int, revision_min: int) -> list[bytes]:
         """Signed snapshot chunks at or after a position. Raises `NotStrongError` when this node is behind it."""
         position = self.metadata.state.position

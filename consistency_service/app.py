@@ -1,0 +1,110 @@
+"""The composition root of a node: reads the configuration, picks adapters, runs until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import secrets
+import signal
+from pathlib import Path
+
+from consistency_service.adapters.memory_log import MemoryLog
+from consistency_service.adapters.nats_bus import NatsEventBus
+from consistency_service.adapters.object_store import ObjectStore
+from consistency_service.adapters.peer_http import PeerHttp
+from consistency_service.adapters.raft_log import RaftLog, RaftLogConfig
+from consistency_service.adapters.region_key import load_private
+from consistency_service.adapters.system_clock import FaultyClock, SystemClock
+from consistency_service.api.app import create_api
+from consistency_service.api.server import serve as serve_http
+from consistency_service.config import ServiceConfig
+from consistency_service.runtime.node import Node
+from consistency_service.runtime.ports import Clock, MetadataLog
+from edge_client.protocol.envelope import Signer
+from edge_client.protocol.subjects import Subjects
+
+_log = logging.getLogger(__name__)
+SHUTDOWN_S = 5.0
+
+
+async def serve(config: ServiceConfig) -> None:
+    """Run a node until SIGTERM or SIGINT, then leave in order. Raises `ServiceError` if it cannot start."""
+    shutdown = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, shutdown.set)
+    await run_node(config, shutdown=shutdown)
+
+
+async def run_node(config: ServiceConfig, *, shutdown: asyncio.Event) -> None:
+    """Run a node until `shutdown` is set."""
+    config.data_dir.mkdir(parents=True, exist_ok=True)
+    peers = PeerHttp()
+    node = build_node(config, peers=peers)
+    host, _, port = config.http.rpartition(":")
+    _log.info("node_starting node_id=%s region=%s http=%s", config.node_id, config.region, config.http)
+    try:
+        running = asyncio.create_task(node.run(), name="node")
+        serving = asyncio.create_task(
+            serve_http(create_api(node), host=host, port=int(port), shutdown=shutdown), name="http"
+        )
+        stopping = asyncio.create_task(shutdown.wait(), name="shutdown")
+        await asyncio.wait((running, serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        node.resign()
+        shutdown.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SHUTDOWN_S):
+                await serving
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+        stopping.cancel()
+    finally:
+        await peers.close()
+    _log.info("node_stopped node_id=%s", config.node_id)
+
+
+def build_node(config: ServiceConfig, *, peers: PeerHttp) -> Node:
+    """The object graph of one node on real adapters."""
+    signer = Signer(load_private(config.region_key))
+    return Node(
+        config=config,
+        clock=_clock(),
+        log=_metadata_log(config),
+        bus=NatsEventBus(
+            config.nats,
+            name=f"ccs-{config.region}-{config.node_id}",
+            subjects=Subjects(config.region),
+            stream_replicas=config.stream_replicas,
+        ),
+        artifacts=ObjectStore(config.artifacts_url),
+        signer=signer,
+        peer_status=peers.status,
+        rng=random.Random(secrets.randbits(128)),
+    )
+
+
+def _metadata_log(config: ServiceConfig) -> MetadataLog:
+    if config.log == "memory":
+        return MemoryLog(node_id=config.node_id)
+    return RaftLog(
+        RaftLogConfig(
+            node_id=config.node_id,
+            listen=config.peers[config.node_id].raft,
+            peers={node_id: peer.raft for node_id, peer in config.peers.items()},
+            data_dir=config.data_dir / "raft",
+            cluster_id=config.region,
+            election_timeout_min_ms=config.election_ms_min,
+            election_timeout_max_ms=config.election_ms_max,
+            compaction_min_entries=config.compaction_entries,
+        )
+    )
+
+
+def _clock() -> Clock:
+    """The system's clock; with `CCS_CLOCK_FAULTS` one that obeys a file, for tests of what a bad clock does."""
+    path = os.environ.get("CCS_CLOCK_FAULTS")
+    return SystemClock() if path is None else FaultyClock(SystemClock(), control_file=Path(path))
