@@ -352,6 +352,17 @@ async def test_what_a_killed_upload_left_expires(server: RedisServer, raw: redis
     assert after == [-1, -1, -1]
 
 
+async def test_nothing_of_a_replaced_or_deleted_blob_stays(server: RedisServer, raw: redis.Redis) -> None:
+    tier = RedisTier(server.url, namespace=NAMESPACE)
+    await tier.put_blob(NAME, chunks=stream(LARGE))
+    await tier.put_blob(NAME, chunks=stream(b"shorter"))
+
+    assert sorted(raw.keys("*")) == [f"{NAMESPACE}:blob:{NAME}:0".encode(), f"{NAMESPACE}:blobs".encode()]
+    await tier.delete_blob(NAME)
+    await tier.close()
+    assert raw.keys("*") == []
+
+
 async def test_parts_that_vanish_during_the_upload_fail_it(server: RedisServer, raw: redis.Redis) -> None:
     tier = RedisTier(server.url, namespace=NAMESPACE)
 
