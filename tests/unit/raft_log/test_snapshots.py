@@ -1,0 +1,113 @@
+"""A snapshot is whole or refused, and an older one never takes the place of a newer."""
+
+from __future__ import annotations
+
+import pytest
+
+from consistency_service.adapters.raft_log.snapshots import FORMAT, Snapshot, SnapshotStore
+from consistency_service.errors import LogStorageError
+
+
+def snapshot(index: int, *, state: bytes = b"state" * 300) -> Snapshot:
+    return Snapshot(format=FORMAT, previous=(b"p", index - 1, 1), last=(b"l", index, 1), state=state)
+
+
+def finished(store: SnapshotStore) -> bool | None:
+    assert store._writer is not None
+    store._writer.join()
+    return store.finish_nowait()
+
+
+def stored(directory, index: int) -> SnapshotStore:
+    store = SnapshotStore(directory)
+    store.write_nowait(snapshot(index))
+    assert finished(store) is True
+    return store
+
+
+def parts(store: SnapshotStore, *, size: int) -> list[tuple[bytes, bool]]:
+    transfer = store.open_transfer()
+    data = transfer.file.read()
+    transfer.close()
+    pieces = [data[start : start + size] for start in range(0, len(data), size)]
+    return [(piece, place == len(pieces) - 1) for place, piece in enumerate(pieces)]
+
+
+def test_what_was_written_is_read_in_another_life(tmp_path):
+    stored(tmp_path, 10)
+
+    assert snapshot(10) == SnapshotStore(tmp_path).read()
+
+
+def test_success_is_told_once(tmp_path):
+    store = stored(tmp_path, 10)
+
+    assert store.finish_nowait() is None
+    assert not store.writing
+
+
+def test_every_flipped_or_missing_byte_is_refused(tmp_path):
+    store = SnapshotStore(tmp_path)
+    store.write_nowait(snapshot(10, state=b"s"))
+    finished(store)
+    path = tmp_path / "snapshot"
+    good = path.read_bytes()
+    for offset in range(len(good)):
+        path.write_bytes(good[:offset] + bytes([good[offset] ^ 1]) + good[offset + 1 :])
+        with pytest.raises(LogStorageError, match="snapshot: "):
+            store.read()
+        path.write_bytes(good[:offset])
+        with pytest.raises(LogStorageError, match="snapshot: "):
+            store.read()
+
+
+def test_a_failed_write_is_told_counted_and_held_off(tmp_path):
+    store = stored(tmp_path, 10)
+    (tmp_path / "snapshot.written").mkdir()
+    store.write_nowait(snapshot(20))
+
+    assert finished(store) is False
+    assert store.failure_count == 1
+    assert store.held_off
+    assert snapshot(10) == store.read()
+
+
+def test_parts_in_order_make_the_snapshot_once_installed(tmp_path):
+    source, target = stored(tmp_path / "a", 10), SnapshotStore(tmp_path / "b")
+    answers = [
+        target.take_part(data, number=number, last=last) for number, (data, last) in enumerate(parts(source, size=100))
+    ]
+
+    assert [True] * (len(answers) - 1) == answers[:-1]
+    assert snapshot(10) == answers[-1]
+    assert target.read() is None
+    target.install()
+    assert snapshot(10) == target.read()
+
+
+@pytest.fixture(autouse=True)
+def directories(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+
+
+def test_a_part_out_of_order_or_of_another_snapshot_is_refused(tmp_path):
+    source, target = stored(tmp_path / "a", 10), SnapshotStore(tmp_path / "b")
+    (first, _), (second, _), *_ = parts(source, size=100)
+
+    assert target.take_part(second, number=1, last=False) is False
+    assert target.take_part(first, number=0, last=False) is True
+    assert target.take_part(second, number=2, last=False) is False
+    assert target.take_part(second, number=1, last=True) is False
+    assert target.read() is None
+
+
+def test_an_older_one_being_written_gives_way_to_one_that_arrived(tmp_path):
+    source, target = stored(tmp_path / "a", 30), SnapshotStore(tmp_path / "b")
+    target.write_nowait(snapshot(20))
+    for number, (data, last) in enumerate(parts(source, size=1_000)):
+        target.take_part(data, number=number, last=last)
+    target.install()
+
+    assert finished(target) is False
+    assert snapshot(30) == target.read()
