@@ -1,0 +1,116 @@
+"""Everything that can be set about an edge, as one value that refuses nonsense.
+
+Parsed once, where the application connects; passed down whole to whoever needs a part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from edge_client.errors import ConfigError
+from edge_client.protocol.models import NAME_PATTERN
+
+SERVERS_MAX: Final = 16
+LABELS_MAX: Final = 64
+LABEL_CHARS_MAX: Final = 256
+_TRUST_LINE: Final = "ccs-region-key"
+_BUS_SCHEMES: Final = ("nats", "tls", "ws", "wss")
+_LOCAL_SCHEMES: Final = ("redis", "rediss", "unix")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeConfig:
+    """What one edge is, whom it follows, and how much room it may take. Raises `ConfigError` that names the setting."""
+
+    servers: tuple[str, ...]
+    """The bus: one or several `nats://host:port`; any of them will do."""
+
+    trust: str
+    """The region's public key: the path of a trust file, or the text of its lines. Nothing else signed is believed."""
+
+    edge_id: str
+    """Unique in the region among living processes; a second one that uses it is refused."""
+
+    region: str = "default"
+    """Which region's subjects to follow."""
+
+    site: str = ""
+    """Where this edge stands, for cohorts and people. Empty: nowhere in particular."""
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What else cohorts may select by, such as `{"gpu": "orin"}`. At most 64, each at most 256 characters."""
+
+    local: str | None = None
+    """The box's own Redis, `redis://…`. None: memory alone, so that a restart without the region finds nothing."""
+
+    report_interval_ms: int = 1_000
+    """How often the edge says what it serves. Higher is cheaper for the region; lower shows the fleet sooner."""
+
+    memory_bytes_max: int = 512 * 1024 * 1024
+    """Artifact bytes whose models stay loaded. Versions that may be needed give way first, those in use never do."""
+
+    download_bytes_max: int = 2 * 1024 * 1024 * 1024
+    """The most that downloads may occupy on disk; an artifact larger than this is refused."""
+
+    download_dir: str | None = None
+    """Where verified artifacts lie, kept over restarts and for this edge alone. None: a directory that goes with us."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "servers", tuple(self.servers))
+        object.__setattr__(self, "labels", dict(self.labels))
+        self._check_addresses()
+        for setting, name in (("edge_id", self.edge_id), ("region", self.region), ("site", self.site or "none")):
+            if not NAME_PATTERN.fullmatch(name):
+                raise ConfigError(f"{setting} must be a lower-case name of 1 to 128 of a-z 0-9 . _ -, not {name!r}")
+        if not self.trust.strip():
+            raise ConfigError("trust must be the path of a trust file or the text of its lines")
+        self._check_labels()
+        if not 50 <= self.report_interval_ms <= 60_000:
+            raise ConfigError(f"report_interval_ms must lie in 50..60000, not {self.report_interval_ms}")
+        for setting, size_bytes in (
+            ("memory_bytes_max", self.memory_bytes_max),
+            ("download_bytes_max", self.download_bytes_max),
+        ):
+            if size_bytes < 1:
+                raise ConfigError(f"{setting} must be at least 1, not {size_bytes}")
+
+    def trust_text(self) -> str:
+        """The lines of the trust file. Raises `ConfigError` when the file cannot be read."""
+        if self.trust.lstrip().startswith((_TRUST_LINE, "#")):
+            return self.trust
+        try:
+            return Path(self.trust).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"trust: cannot read {self.trust!r}: {error}") from error
+
+    def _check_addresses(self) -> None:
+        if not 1 <= len(self.servers) <= SERVERS_MAX:
+            raise ConfigError(f"servers must name 1 to {SERVERS_MAX} addresses, not {len(self.servers)}")
+        for server in self.servers:
+            _check_url("servers", server, schemes=_BUS_SCHEMES)
+        if self.local is not None:
+            _check_url("local", self.local, schemes=_LOCAL_SCHEMES)
+
+    def _check_labels(self) -> None:
+        if len(self.labels) > LABELS_MAX:
+            raise ConfigError(f"labels must be at most {LABELS_MAX}, not {len(self.labels)}")
+        given: list[tuple[object, object]] = list(self.labels.items())
+        for name, value in given:
+            if not isinstance(name, str) or not isinstance(value, str) or not name:
+                raise ConfigError(f"labels must map text to text; {name!r} does not")
+            if len(name) > LABEL_CHARS_MAX or len(value) > LABEL_CHARS_MAX:
+                raise ConfigError(f"labels must be at most {LABEL_CHARS_MAX} characters; {name[:40]!r} is longer")
+
+
+def _check_url(setting: str, url: str, *, schemes: tuple[str, ...]) -> None:
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError:
+        scheme = ""
+    if scheme not in schemes:
+        # The address may carry a password: say what is wrong with it without repeating it.
+        raise ConfigError(f"{setting} must be a URL with one of the schemes {', '.join(schemes)}")
