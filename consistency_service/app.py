@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import random
 import secrets
 import signal
-from pathlib import Path
 
 from consistency_service.adapters.memory_log import MemoryLog
 from consistency_service.adapters.nats_bus import NatsEventBus
@@ -17,12 +15,12 @@ from consistency_service.adapters.object_store import ObjectStore
 from consistency_service.adapters.peer_http import PeerHttp
 from consistency_service.adapters.raft_log import RaftLog, RaftLogConfig
 from consistency_service.adapters.region_key import load_private
-from consistency_service.adapters.system_clock import FaultyClock, SystemClock
+from consistency_service.adapters.system_clock import open_clock
 from consistency_service.api.app import create_api
 from consistency_service.api.server import serve as serve_http
 from consistency_service.config import ServiceConfig
 from consistency_service.runtime.node import Node
-from consistency_service.runtime.ports import Clock, MetadataLog
+from consistency_service.runtime.ports import MetadataLog
 from edge_client.protocol.envelope import Signer
 from edge_client.protocol.subjects import Subjects
 
@@ -72,7 +70,7 @@ def build_node(config: ServiceConfig, *, peers: PeerHttp) -> Node:
     signer = Signer(load_private(config.region_key))
     return Node(
         config=config,
-        clock=_clock(),
+        clock=open_clock(),
         log=_metadata_log(config),
         bus=NatsEventBus(
             config.nats,
@@ -103,8 +101,3 @@ def _metadata_log(config: ServiceConfig) -> MetadataLog:
         )
     )
 
-
-def _clock() -> Clock:
-    """The system's clock; with `CCS_CLOCK_FAULTS` one that obeys a file, for tests of what a bad clock does."""
-    path = os.environ.get("CCS_CLOCK_FAULTS")
-    return SystemClock() if path is None else FaultyClock(SystemClock(), control_file=Path(path))

@@ -93,7 +93,7 @@ class Authority:
         self._epoch_seen_at_ns = 0
         self._pending_seen_at_ns: dict[int, int] = {}
         self._published_through = 0
-        self._own_beacon_heard_at_ns = 0
+        self._unheard_since_ns: int | None = None
         self._resigned_at_ns: int | None = None
         self._peers_asked_at_ns: int | None = None
 
@@ -119,7 +119,7 @@ class Authority:
             self._assumed_at_ns = now_ns
             self._number = 0
             self._confirm_due_ns = now_ns
-            self._own_beacon_heard_at_ns = now_ns
+            self._unheard_since_ns = None
             return self.tick(now_ns=now_ns)
         if isinstance(command, ConfirmAuthority) and command.clock_id == self.clock_id:
             return self._beacon(command, now_ns=now_ns)
@@ -134,9 +134,9 @@ class Authority:
         """The bus has accepted every event up to this revision."""
         self._published_through = max(self._published_through, through)
 
-    def own_beacon_heard(self, *, now_ns: int) -> None:
+    def own_beacon_heard(self) -> None:
         """One of our own beacons came back on the bus."""
-        self._own_beacon_heard_at_ns = now_ns
+        self._unheard_since_ns = None
 
     def peer_bus_works(self, *, now_ns: int) -> tuple[Effect, ...]:
         """Another voter says that its bus works. If ours is still silent: resign, at most once in 5 s."""
@@ -315,11 +315,14 @@ class Authority:
             assumed_at_ns=self._assumed_at_ns,
             t0_ns=command.t0_ns,
         )
+        if self._unheard_since_ns is None:
+            self._unheard_since_ns = now_ns
         return (PublishBeacon(beacon=beacon),)
 
     def _bus_silent(self, *, now_ns: int) -> bool:
         half_lease_ns = self._machine.state.terms.lease_ns // 2
-        return self.is_authority and now_ns - self._own_beacon_heard_at_ns > half_lease_ns
+        unheard_since_ns = self._unheard_since_ns
+        return self.is_authority and unheard_since_ns is not None and now_ns - unheard_since_ns > half_lease_ns
 
     def _ask_peers_due(self, *, now_ns: int) -> bool:
         half_lease_ns = self._machine.state.terms.lease_ns // 2

@@ -41,7 +41,7 @@ ASSIGNMENT_BYTES_MAX: Final = 4 * 1024
 REQUEST_ID_LENGTH_MAX: Final = 256
 LEAD_NS_MAX: Final = 600 * 1_000_000_000
 
-NOT_CONSUMED: Final = frozenset({"not_authority", "number_passed", "not_bootstrapped"})
+NOT_CONSUMED: Final = frozenset({"not_authority", "number_passed", "not_bootstrapped", "activation_pending"})
 """Refusals that leave the request id free: the same request may be proposed again with a fresh reading."""
 
 

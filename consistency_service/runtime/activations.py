@@ -183,7 +183,9 @@ class Activations:
     async def _decide(
         self, *, changes: tuple[Change, ...], author: str, request_id: str, fingerprint: str, immediate: bool
     ) -> Outcome:
-        """The outcome of the activation; proposed again with a fresh reading when its number was passed."""
+        """The outcome of the activation; proposed again with a fresh reading when its number was passed, or when the
+        activation in its way is settled.
+        """
         for _ in range(ATTEMPTS_MAX):
             instant = self._authority.choose_instant(now_ns=self._clock.now_ns())
             if instant is None:
@@ -209,18 +211,19 @@ class Activations:
                 continue
             if outcome.code == "not_authority":
                 raise NotAuthorityError(leader_id=self._leader_id())
-            if outcome.code == "activation_pending":
-                await self._hold(outcome)
+            if outcome.code == "activation_pending" and await self._hold(outcome):
+                continue
             raise RefusedError(code=outcome.code, detail=outcome.detail, revision=outcome.revision)
         raise NotAuthorityError(leader_id=self._leader_id())
 
-    async def _hold(self, refusal: Outcome) -> None:
-        """Hold the caller until the pending activation is settled, so that asking again at once makes sense."""
+    async def _hold(self, refusal: Outcome) -> bool:
+        """Hold the caller until the pending activation is settled; False when that takes a minute."""
         try:
             async with asyncio.timeout(HOLD_MS_MAX / 1_000):
                 await self._settled(int(refusal.detail["activation"]))
         except TimeoutError:
-            return
+            return False
+        return True
 
     async def _effective(self, activation: int) -> None:
         """Return when the instant has passed on our clock, if it is ours, or when it is settled."""

@@ -86,7 +86,7 @@ class AuthorityDriver:
     def beacon_heard(self, beacon: Beacon) -> None:
         """A verified beacon came in on the bus."""
         if beacon.clock_id == self.core.clock_id:
-            self.core.own_beacon_heard(now_ns=self._clock.now_ns())
+            self.core.own_beacon_heard()
 
     def published(self, *, through: int) -> None:
         """The relay has put every event up to `through` on the bus."""

@@ -95,7 +95,7 @@ class Node:
             signer=signer,
             verifier=signer.verifier(),
             subjects=subjects,
-            inbox=f"_INBOX.ccs.{config.region}.{config.node_id}.{core.clock_id}",
+            inbox=f"_INBOX.{core.clock_id}",
         )
         self._relay = Relay(metadata=self.metadata, authority=self.authority, bus=bus, signer=signer)
         self._garbage = Garbage(

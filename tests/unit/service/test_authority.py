@@ -182,12 +182,15 @@ def test_a_silent_bus_makes_it_resign_when_a_peer_hears_it_at_most_once_in_5_s()
     node = in_authority()
     now_ns = SILENCE_NS + 1_001 * MS
     node.take(node.core.tick(now_ns=now_ns))
+    node.commit(now_ns=now_ns)
     node.take(node.core.tick(now_ns=now_ns + 1))
     assert node.other == [AskPeersForBus()]
 
-    node.core.own_beacon_heard(now_ns=now_ns)
+    node.core.own_beacon_heard()
     assert node.core.peer_bus_works(now_ns=now_ns + 1) == ()
-    later_ns = now_ns + 1_002 * MS
+    node.take(node.core.tick(now_ns=now_ns + 200 * MS))
+    node.commit(now_ns=now_ns + 200 * MS)
+    later_ns = now_ns + 1_202 * MS
     assert node.core.peer_bus_works(now_ns=later_ns) == (Resign(),)
     assert not node.core.is_authority
     node.lead(term=2, now_ns=later_ns + 1)
@@ -209,6 +212,16 @@ def test_a_distrusted_clock_costs_name_and_post_until_it_is_trusted() -> None:
     node.lead(term=3, now_ns=now_ns + 6_000 * MS)
     assert node.core.is_authority and node.machine.state.authority is not None
     assert node.machine.state.authority.clock_id == "c9"
+
+
+def test_a_bus_that_had_nothing_to_carry_is_not_silent() -> None:
+    node = Driven(machine=bootstrapped())
+    node.take(node.core.restored(now_ns=0))
+    node.lead(now_ns=1)
+
+    node.take(node.core.tick(now_ns=SILENCE_NS))
+
+    assert node.other == []
 
 
 def test_a_new_epoch_begins_with_silence_again() -> None:
