@@ -20,18 +20,19 @@ import asyncio
 import logging
 import random
 import ssl
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
-import msgspec
 import nats.errors
 from nats.aio.client import Client
 
+from consistency_service.adapters.nats_wire import WireParser
 from consistency_service.errors import BusUnavailableError, ConfigError
 
 CONNECT_GRACE_S: Final = 0.25
@@ -51,12 +52,9 @@ OUTBOUND_BYTES_MAX: Final = 4 * 1024 * 1024
 PENDING_BYTES_MAX: Final = 32 * 1024 * 1024
 """Of one subscription's unhandled messages, whatever their number."""
 
-TURN_MESSAGES: Final = 64
-"""Handler calls of one subscription in one turn of the event loop; the rest waits, so that other work goes on."""
+TURN_NS: Final = 5_000_000
+"""What one subscription's handler may take of one turn of the event loop; then the rest waits, so that others have theirs."""
 
-_LINE_BYTES_MAX: Final = 64 * 1024
-_MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
-_MESSAGE_WORDS: Final = {b"MSG": (4, 5), b"HMSG": (5, 6)}
 _SCHEMES: Final = ("nats", "tls")
 
 Sink = Callable[[str, str, bytes], None]
@@ -211,16 +209,17 @@ class _Inflow:
         self._pending: deque[tuple[str, str, bytes]] = deque()
         self._pending_bytes = 0
         self._pending_max = pending_max
-        self._credit = TURN_MESSAGES
+        self._spent_ns = 0
+        self._turning = False
         self._counters = counters
         self._loop = asyncio.get_running_loop()
 
     def offer(self, subject: str, reply: str, payload: bytes) -> None:
-        """Hand it on now if this turn still has room and nothing waits; otherwise it waits, and the oldest may go."""
-        if self._credit and not self._pending:
-            if self._credit == TURN_MESSAGES:
-                self._loop.call_soon(self._turn)
-            self._credit -= 1
+        """Hand it on now if this turn still has time and nothing waits; otherwise it waits, and the oldest may go."""
+        if not self._turning:
+            self._turning = True
+            self._loop.call_soon(self._turn)
+        if self._spent_ns < TURN_NS and not self._pending:
             self._hand_on(subject, reply, payload)
             return
         self._pending.append((subject, reply, payload))
@@ -235,23 +234,25 @@ class _Inflow:
         self._pending.clear()
 
     def _turn(self) -> None:
-        self._credit = TURN_MESSAGES
-        while self._credit and self._pending:
-            self._credit -= 1
+        self._spent_ns = 0
+        while self._spent_ns < TURN_NS and self._pending:
             message = self._pending.popleft()
             self._pending_bytes -= len(message[2])
             self._hand_on(*message)
-        if self._credit < TURN_MESSAGES:
+        self._turning = bool(self._pending)
+        if self._turning:
             self._loop.call_soon(self._turn)
 
     def _hand_on(self, subject: str, reply: str, payload: bytes) -> None:
         if self._sink is None:
             return
+        started_ns = time.monotonic_ns()
         try:
             self._sink(subject, reply, payload)
         except Exception:
             self._counters["handler_failed"] += 1
             logger.exception("bus handler failed", extra={"subject": subject})
+        self._spent_ns += time.monotonic_ns() - started_ns
 
 
 class _Client(Client):
@@ -262,7 +263,7 @@ class _Client(Client):
         self.ended = asyncio.Event()
         self.inflows: dict[int, _Inflow] = {}
         self._counters = counters
-        self._ps = _Parser(self)  # type: ignore[assignment]
+        self._ps = WireParser(self)  # type: ignore[assignment]
 
     async def attach(self, inflow: _Inflow) -> None:
         await self.subscribe(inflow.subject, queue=inflow.queue)
@@ -320,80 +321,6 @@ class _Client(Client):
     async def _close(self, status: int, do_cbs: bool = True) -> None:
         self.ended.set()
         await super()._close(status, do_cbs)
-
-
-class _Parser:
-    """Cuts the server's bytes into lines and messages. A token is what lies between two spaces, whatever is in it."""
-
-    def __init__(self, client: _Client) -> None:
-        self._client = client
-        self.reset()
-
-    def reset(self) -> None:
-        self._buffer = bytearray()
-        self._message: tuple[int, bytes, bytes, int, int] | None = None
-
-    async def parse(self, data: bytes = b"") -> None:
-        """Handle whatever is complete. Raises `nats.errors.ProtocolError`, after which the connection is given up."""
-        buffer = self._buffer
-        buffer += data
-        offset = 0
-        while True:
-            if self._message is None:
-                end = buffer.find(b"\r\n", offset)
-                if end < 0:
-                    break
-                line, offset = bytes(buffer[offset:end]), end + 2
-                await self._line(line)
-                continue
-            sid, subject, reply, head_bytes, size_bytes = self._message
-            end = offset + size_bytes
-            if len(buffer) < end + 2:
-                break
-            head, payload = bytes(buffer[offset : offset + head_bytes]), bytes(buffer[offset + head_bytes : end])
-            offset, self._message = end + 2, None
-            if not self._client.receive(sid, subject=subject, reply=reply, payload=payload):
-                await self._client.receive_internal(sid, subject=subject, reply=reply, payload=payload, head=head)
-        del buffer[:offset]
-        if self._message is None and len(buffer) > _LINE_BYTES_MAX:
-            raise nats.errors.ProtocolError("a line without end")
-
-    async def _line(self, line: bytes) -> None:
-        word, _, rest = line.partition(b" ")
-        word = word.upper()
-        if word in _MESSAGE_WORDS:
-            self._message = _message(line.split(b" "), counts=_MESSAGE_WORDS[word])
-        elif word == b"PING":
-            await self._client._process_ping()  # noqa: SLF001  # the library's own parser calls these
-        elif word == b"PONG":
-            await self._client._process_pong()  # noqa: SLF001
-        elif word == b"-ERR":
-            await self._client._process_err(rest.decode(errors="replace").lower())  # noqa: SLF001
-        elif word == b"INFO":
-            await self._client._process_info(_info(rest))  # noqa: SLF001
-        elif word != b"+OK":
-            raise nats.errors.ProtocolError(f"unknown word {word[:20]!r}")
-
-
-def _message(words: list[bytes], *, counts: tuple[int, int]) -> tuple[int, bytes, bytes, int, int]:
-    """Subscription, subject, reply subject, bytes of the head, and of head and payload."""
-    with_head = counts[0] == 5
-    try:
-        reply = words[3] if len(words) == counts[1] else b""
-        sid, size_bytes = int(words[2]), int(words[-1])
-        head_bytes = int(words[-2]) if with_head else 0
-    except (ValueError, IndexError) as error:
-        raise nats.errors.ProtocolError("malformed message line") from error
-    if len(words) not in counts or not 0 <= head_bytes <= size_bytes <= _MESSAGE_BYTES_MAX:
-        raise nats.errors.ProtocolError("malformed message line")
-    return sid, words[1], reply, head_bytes, size_bytes
-
-
-def _info(text: bytes) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.MsgspecError as error:
-        raise nats.errors.ProtocolError("malformed INFO") from error
 
 
 def _checked_servers(servers: list[str]) -> list[str]:
