@@ -59,6 +59,7 @@ class NatsRegion:
         bus = NatsBus(self.server.url, name="conformance")
         self.buses.append(bus)
         await bus.connect()
+        await eventually(lambda: bus.connected or not self.server.running)
         return bus
 
     def kill(self) -> None:

@@ -63,12 +63,14 @@ class NatsRegion:
         bus = NatsBus(self.server.url, name="edge")
         self.buses.append(bus)
         await bus.connect()
+        await eventually(lambda: bus.connected or not self.server.running)
         return bus
 
     async def bus(self) -> NatsEventBus:
         bus = NatsEventBus([self.server.url], name="node", subjects=SUBJECTS)
         self.buses.append(bus)
         await bus.connect()
+        await eventually(lambda: bus.connected or not self.server.running)
         return bus
 
     def kill(self) -> None:
