@@ -355,9 +355,10 @@ class Reader:
         return ()
 
     def _contradicted(self, clock_id: str, *, now_ns: int) -> tuple[Effect, ...]:
-        """Samples that exclude each other: an assumption is broken. Void this clock's samples and every lease it gave."""
+        """Samples that exclude each other: an assumption is broken. Void what this clock gave, or would give once caught up."""
         self.counters["clocks_contradicted"] += 1
         self._clocks.pop(clock_id, None)
+        self._waiting = [beacon for beacon in self._waiting if beacon.clock_id != clock_id]
         self._lease_until_ns = NEVER_NS
         self._renew_lease()
         self._clock(clock_id, now_ns=now_ns)
