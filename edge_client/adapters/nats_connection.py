@@ -40,7 +40,7 @@ CONNECT_GRACE_S: Final = 0.25
 
 CONNECT_TIMEOUT_S: Final = 2
 CLOSE_TIMEOUT_S: Final = 1.0
-FLUSH_TIMEOUT_S: Final = 0.5
+FLUSH_TIMEOUT_S: Final = 1
 RETRY_S_FIRST: Final = (0.02, 0.3)
 """The first attempt after a loss comes at a random moment of this, so that a fleet does not come back as one."""
 
@@ -118,7 +118,7 @@ class NatsConnection:
             # A connection that fails just now is replaced, and the next one starts with all subscriptions.
             with suppress(nats.errors.Error, OSError):
                 await client.attach(inflow)
-                await client.flush(timeout=FLUSH_TIMEOUT_S)  # type: ignore[arg-type]  # seconds, and a fraction works
+                await client.settle()
 
     async def publish(
         self, subject: str, *, payload: bytes, reply_to: str = "", headers: dict[str, str] | None = None
@@ -188,6 +188,7 @@ class NatsConnection:
             connect_timeout=CONNECT_TIMEOUT_S,
             ping_interval=PING_INTERVAL_S,
             max_outstanding_pings=2,
+            flush_timeout=FLUSH_TIMEOUT_S,
             tls=self._tls,
             user_credentials=self._credentials,
             pending_size=4 * OUTBOUND_BYTES_MAX,  # `publish` refuses first, so that the library never waits
@@ -195,7 +196,7 @@ class NatsConnection:
         while missing := [inflow for inflow in self._inflows if inflow not in client.inflows.values()]:
             for inflow in missing:
                 await client.attach(inflow)
-            await client.flush(timeout=CONNECT_TIMEOUT_S)
+            await client.settle()
 
 
 class _Inflow:
@@ -268,6 +269,11 @@ class _Client(Client):
     async def attach(self, inflow: _Inflow) -> None:
         await self.subscribe(inflow.subject, queue=inflow.queue)
         self.inflows[self._sid] = inflow
+
+    async def settle(self) -> None:
+        """The server has handled all that was sent. The library's `flush` alone would overtake what waits to be sent."""
+        await self._flush_pending(force_flush=True)
+        await self.flush(timeout=FLUSH_TIMEOUT_S)
 
     async def note_error(self, error: Exception) -> None:
         self._counters["library_error"] += 1
