@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from consistency_service.api.depends import AskedDep, ModelName, NodeDep, StateDep, Wait, model_of
+from consistency_service.api.depends import AskedDep, ModelName, NodeDep, OverdueSettled, StateDep, Wait, model_of
 from consistency_service.api.problems import ProblemError, documented
 from consistency_service.api.schemas import ActivationAsked, ActivationShown, ReadinessShown, SemanticVersion
 from consistency_service.core.commands import Change
@@ -22,6 +22,7 @@ router = APIRouter(prefix="/v1/models/{model}", tags=["activations"])
 
 @router.post(
     "/activations",
+    dependencies=[OverdueSettled],
     responses={**documented("unknown_version", *COMMON, *UNCERTAIN), 202: ACCEPTED},
 )
 async def activate(
@@ -57,6 +58,7 @@ async def activate(
 
 @router.post(
     "/rollback",
+    dependencies=[OverdueSettled],
     responses={**documented("nothing_before", *COMMON, *UNCERTAIN), 202: ACCEPTED},
 )
 async def roll_back(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import re
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
@@ -19,6 +21,7 @@ from consistency_service.runtime.node import Node
 KEY_LENGTH_MAX: Final = 200
 AUTHOR_LENGTH_MAX: Final = 128
 TIMEOUT_MS: Final = 2_000
+SETTLE_TIMEOUT_S: Final = 0.5
 TIMEOUT_MS_MAX: Final = 30_000
 _KEY: Final = re.compile(rf"[\x20-\x7e]{{1,{KEY_LENGTH_MAX}}}", re.ASCII)
 _GENERATION: Final = re.compile(r'\s*"([0-9]{1,18})"\s*', re.ASCII)
@@ -43,6 +46,25 @@ def _node(request: Request) -> Node:
 NodeDep = Annotated[Node, Depends(_node)]
 
 
+async def _overdue_settled(node: NodeDep) -> None:
+    """Afterwards the state says what readers say: activations whose instant has passed on this node's clock are settled.
+
+    Gives up after `SETTLE_TIMEOUT_S`; then the state still calls them pending.
+    """
+
+    def overdue() -> bool:
+        clock_id, now_ns = node.authority.core.clock_id, node.clock.now_ns()
+        pendings = node.metadata.state.pendings().values()
+        return any(p.clock_id == clock_id and p.effective_at_ns <= now_ns for p in pendings)
+
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SETTLE_TIMEOUT_S):
+            await node.metadata.wait_until(lambda: not overdue())
+
+
+OverdueSettled = Depends(_overdue_settled)
+
+
 async def _state(node: NodeDep, consistency: Consistency = "strong", timeout_ms: TimeoutMs = TIMEOUT_MS) -> State:
     """The state of this node, after everything acknowledged before the call if `strong`. The leader alone can say so."""
     if consistency == "strong":
@@ -50,6 +72,7 @@ async def _state(node: NodeDep, consistency: Consistency = "strong", timeout_ms:
             await node.metadata.barrier(timeout_ms=timeout_ms)
         except UnknownOutcomeError:
             raise NotStrongError(f"no linearizable answer within {timeout_ms} ms; try consistency=local") from None
+        await _overdue_settled(node)
     return node.metadata.state
 
 

@@ -7,7 +7,15 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
-from consistency_service.api.depends import AskedDep, ModelName, NodeDep, StateDep, UnconditionalDep, model_of
+from consistency_service.api.depends import (
+    AskedDep,
+    ModelName,
+    NodeDep,
+    OverdueSettled,
+    StateDep,
+    UnconditionalDep,
+    model_of,
+)
 from consistency_service.api.pages import Cursor, Limit, Page, page_of
 from consistency_service.api.problems import documented
 from consistency_service.api.schemas import (
@@ -64,7 +72,11 @@ async def show_model(model: ModelName, state: StateDep, response: Response) -> M
     return model_shown(found)
 
 
-@router.patch("/{model}/policy", responses=documented("unknown_model", "generation_mismatch", *COMMON))
+@router.patch(
+    "/{model}/policy",
+    dependencies=[OverdueSettled],
+    responses=documented("unknown_model", "generation_mismatch", *COMMON),
+)
 async def change_policy(
     model: ModelName, body: PolicyAsked, request: Request, node: NodeDep, asked: AskedDep, response: Response
 ) -> ModelShown:
@@ -92,6 +104,7 @@ async def change_policy(
 @router.delete(
     "/{model}",
     status_code=204,
+    dependencies=[OverdueSettled],
     responses=documented("unknown_model", "model_in_use", "activation_pending", "generation_mismatch", *COMMON),
 )
 async def delete_model(model: ModelName, node: NodeDep, asked: AskedDep) -> None:
