@@ -97,7 +97,7 @@ class FetchPlan:
 
     def next_step(self, *, now_ns: int) -> Job | LetGo | None:
         """What to do next: a job, whose end must be told, or something that must give way to it first. None: wait."""
-        if sum(item.stage is Stage.RUNNING for item in self._items.values()) >= JOBS_MAX:
+        if self._running_count() >= JOBS_MAX:
             return None
         for (model, _), item in self._in_order():
             if item.stage is not Stage.WAITING or now_ns < item.due_ns:
@@ -133,8 +133,8 @@ class FetchPlan:
         if item is not None:
             self._postpone(item, reason=reason, now_ns=now_ns)
 
-    def retry_soon(self, *, now_ns: int) -> None:
-        """Something changed for the better, such as a node that was found: whatever waits is due now."""
+    def node_found(self, *, now_ns: int) -> None:
+        """A node that was not known before may have what others had not: whatever waits is due now."""
         for item in self._items.values():
             if item.stage is Stage.WAITING:
                 item.due_ns = min(item.due_ns, now_ns)
@@ -142,7 +142,9 @@ class FetchPlan:
     # ---- answers
 
     def next_deadline_ns(self) -> int | None:
-        """When `next_step` next has something to do by time alone."""
+        """When `next_step` next has something to do by time alone; None while as many jobs run as may."""
+        if self._running_count() >= JOBS_MAX:
+            return None
         return min((item.due_ns for item in self._items.values() if item.stage is Stage.WAITING), default=None)
 
     def reasons(self, model: str) -> dict[str, str]:
@@ -154,7 +156,7 @@ class FetchPlan:
         return tuple(dict.fromkeys(digest for _, digest in self._items))
 
     def check_invariants(self) -> None:
-        assert sum(item.stage is Stage.RUNNING for item in self._items.values()) <= JOBS_MAX
+        assert self._running_count() <= JOBS_MAX
         for (_, digest), item in self._items.items():
             assert digest == item.version.digest
             assert item.role in ROLES
@@ -168,6 +170,9 @@ class FetchPlan:
         return f"<FetchPlan {items}>"
 
     # ---- helpers
+
+    def _running_count(self) -> int:
+        return sum(item.stage is Stage.RUNNING for item in self._items.values())
 
     def _in_order(self) -> list[tuple[tuple[str, str], _Item]]:
         return sorted(self._items.items(), key=lambda entry: (ROLES.index(entry[1].role), entry[0]))
