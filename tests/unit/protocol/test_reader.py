@@ -310,6 +310,28 @@ def test_an_unknown_clock_is_asked_within_an_eighth_of_the_lease_until_it_answer
     assert due_ns(reader) == reader._sample_all_due_ns
 
 
+def test_clocks_that_never_answer_are_asked_ever_more_rarely_and_crowd_nobody_out():
+    """Fifteen dead clocks, and a living one behind a link of 700 ms, whose reply must still find its request."""
+    reader = a_reader()
+    for count in range(CLOCKS_MAX - 1):
+        reader.pending_known(pending(5, clock_id=f"dead{count}", revision=2 + count), now_ns=0)
+    asked, replies, now_ns = 0, list[tuple[int, int, bytes]](), 0
+
+    while now_ns < 60_000 * MS:
+        now_ns = due_ns(reader)
+        while replies and replies[0][0] <= now_ns:
+            arrives_ns, sent_ns, nonce = replies.pop(0)
+            reply(reader, nonce, stamped_at_ns=sent_ns, now_ns=arrives_ns, clock_id="living")
+        for request in requests(reader.tick(now_ns=now_ns)):
+            if request.clock_id is None:
+                replies.append((now_ns + 700 * MS, now_ns, request.nonce))
+            else:
+                asked += 1
+
+    assert samples_of(reader, "living").two_way
+    assert asked < 1.5 * 60 * (CLOCKS_MAX - 1)
+
+
 def test_all_clocks_are_sampled_again_and_again():
     reader = a_reader()
     (first,) = requests(reader.started(now_ns=0))
