@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from pathlib import Path
 
+from consistency_service.testbed.edge_status import read_status
+from consistency_service.testbed.region_calls import Region
 from consistency_service.testbed.supervisor import Testbed
 from consistency_service.testbed.topology import TestbedConfig
 from ops.bench.figures import Figure, median
-from ops.bench.region import Region
 
 ROUNDS = 20
 LIMIT_MS = 1_500
@@ -31,14 +31,14 @@ def measure(*, rounds: int = ROUNDS) -> list[Figure]:
             region.push("bench", "1.0.0", b"1" * 1_000)
             region.activate("bench", "1.0.0")
             time.sleep(3)
-            files = [config.directory / "status" / f"edge-{number}.json" for number in range(1, 6)]
+            files = [config.directory / "edges" / f"edge-{number}.json" for number in range(1, 6)]
             weak_before = sum(_weak(file) for file in files)
             resumed_ms = []
             for number in range(rounds):
                 leader = region.leader()
                 bed.kill(leader)
                 began = time.monotonic()
-                region.call("PATCH", "/v1/models/bench/policy", json={"versions_kept": 10 + number}).raise_for_status()
+                region.committed("bench", versions_kept=11 + number)
                 resumed_ms.append((time.monotonic() - began) * 1_000)
                 bed.restart(leader)
                 time.sleep(3)
@@ -53,5 +53,6 @@ def measure(*, rounds: int = ROUNDS) -> list[Figure]:
 
 
 def _weak(file: Path) -> int:
-    reads = json.loads(file.read_text())["reads"]
-    return sum(count for guarantee, count in reads.items() if guarantee != "strong")
+    status = read_status(file)
+    assert status is not None, f"{file} holds no status"
+    return status.not_strong_count

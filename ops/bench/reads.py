@@ -19,12 +19,12 @@ import nats
 import redis
 from cachebox import LRUCache
 
+from consistency_service.testbed.region_calls import Region
 from consistency_service.testbed.supervisor import Testbed
 from consistency_service.testbed.topology import TestbedConfig
 from edge_client import EdgeClient
 from ops.bench.etcd import linearizable_get_us
 from ops.bench.figures import Figure, median
-from ops.bench.region import Region
 
 ROUNDS = 41
 LOOPS = 20_000

@@ -10,11 +10,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from consistency_service.testbed.region_calls import Region
 from consistency_service.testbed.supervisor import Testbed
 from consistency_service.testbed.topology import TestbedConfig
 from edge_client.protocol.models import Terms
 from ops.bench.figures import Figure, median, percentile
-from ops.bench.region import Region
 
 PROCESSES = 5
 EDGES_EACH = 10
@@ -39,7 +39,7 @@ def measure(*, activations: int = ACTIVATIONS) -> list[Figure]:
                 region.push("bench", f"{number + 1}.0.0", bytes([number]) * 1_000)
             lates: list[list[int]] = []
             for number in range(activations):
-                generation = int(region.activate("bench", f"{number % 2 + 1}.0.0")["generations"]["bench"])
+                generation = int(region.activate("bench", f"{number % 2 + 1}.0.0")["generation"])
                 lates.append(_lates(region, generation=generation))
             region.close()
     lead_ms = terms.lease_ms + terms.margin_ms

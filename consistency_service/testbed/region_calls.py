@@ -1,4 +1,4 @@
-"""A release engineer's few calls to a running region, for measurements."""
+"""A release engineer's few calls to a running region, for measurements and tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Region:
 
     def call(self, method: str, path: str, **more: Any) -> httpx.Response:
         """The first answer that is not 503. Raises `TimeoutError`."""
-        headers = {"Idempotency-Key": uuid.uuid4().hex, "X-CCS-Author": "bench"} | more.pop("headers", {})
+        headers = {"Idempotency-Key": uuid.uuid4().hex, "X-CCS-Author": "testbed"} | more.pop("headers", {})
         deadline = time.monotonic() + self._timeout_s
         while time.monotonic() < deadline:
             for url in list(self._urls):
@@ -63,6 +63,10 @@ class Region:
             if answer["leader_id"]:
                 return str(answer["leader_id"])
             time.sleep(0.02)
+
+    def committed(self, model: str, *, versions_kept: int) -> None:
+        """Some change was committed: how many versions of the model are kept."""
+        self.call("PATCH", f"/v1/models/{model}/policy", json={"versions_kept": versions_kept}).raise_for_status()
 
     def close(self) -> None:
         self._http.close()
