@@ -156,6 +156,10 @@ class Served:
             version = self._version(assignment) if assignment else None
             if version is not None and version.digest not in targets:
                 targets[version.digest] = Target(version=version, role=role)
+        if self._last is not None and next(iter(targets), None) not in self._shelf:
+            # Whatever the view says: the last usable version stays until a right one is there.
+            version = self._last[0].version
+            targets.setdefault(version.digest, Target(version=version, role="previous"))
         return tuple(targets.values())
 
     def ready(self) -> tuple[str, ...]:
