@@ -14,7 +14,7 @@ from edge_client.protocol.bucketing import SHARE_BP_MAX, CohortSelector, bucket_
 from edge_client.protocol.drift import Drift
 
 NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
-"""Names of models, edges, sites and regions: lower case, 1 to 128 characters."""
+"""Names of models, edges and sites: lower case, 1 to 128 characters."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):

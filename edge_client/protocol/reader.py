@@ -146,7 +146,7 @@ class Reader:
             return self._contradicted(beacon.clock_id, now_ns=now_ns)
         if beacon.position <= self.position:
             self._take(beacon)
-        else:
+        elif beacon not in self._waiting:
             self._waiting.append(beacon)
             if len(self._waiting) > BEACONS_KEPT:
                 del self._waiting[0]

@@ -293,7 +293,7 @@ def test_damaged_bytes_never_do_worse_than_a_refusal(name):
 
 
 def test_subjects_of_a_region():
-    subjects = Subjects("eu.west")
+    subjects = Subjects("eu-west")
 
     assert [
         subjects.beacon,
@@ -304,11 +304,17 @@ def test_subjects_of_a_region():
         subjects.snapshot,
         subjects.report,
     ] == [
-        "ccs.eu.west.beacon",
-        "ccs.eu.west.event",
-        "CCS_eu_west_EVENTS",
-        "ccs.eu.west.clock",
-        "ccs.eu.west.clock.c1",
-        "ccs.eu.west.snapshot",
-        "ccs.eu.west.report",
+        "ccs.eu-west.beacon",
+        "ccs.eu-west.event",
+        "CCS_eu-west_EVENTS",
+        "ccs.eu-west.clock",
+        "ccs.eu-west.clock.c1",
+        "ccs.eu-west.snapshot",
+        "ccs.eu-west.report",
     ]
+
+
+@pytest.mark.parametrize("region", ["", "eu.west", "eu west", "EU", "x" * 65, "*", ">"])
+def test_a_region_is_one_token_of_a_subject(region: str):
+    with pytest.raises(ValueError, match="a region is named"):
+        Subjects(region)
