@@ -55,7 +55,7 @@ KINDS: Final[dict[str, Kind]] = {
     "model_in_use": Kind(409, "Model in use", "{edge_count} live edges follow model {model}; stop them first"),
     "version_conflict": Kind(409, "Version conflict", "version {version} names other bytes, {digest}; versions never change, register a new one"),
     "version_in_use": Kind(409, "Version in use", "model {model} needs version {version}: active, pending, before that, or about to be activated"),
-    "activation_pending": Kind(409, "Activation pending", "an activation of {model} is decided and not settled yet; ask again, under a new Idempotency-Key"),
+    "activation_pending": Kind(409, "Activation pending", "an activation of {model} is decided and not settled yet; ask again"),
     "unchanged": Kind(409, "Unchanged", "generation {generation} of {model} is just this already"),
     "nothing_before": Kind(409, "Nothing before", "model {model} has no assignment to go back to"),
     "limit_reached": Kind(409, "Limit reached", "there are {value} {limit} already, which is the limit; delete some"),

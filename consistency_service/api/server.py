@@ -16,7 +16,7 @@ CONNECTIONS_MAX: Final = 1_000
 HEAD_BYTES_MAX: Final = 32 * 1024
 HEAD_TIMEOUT_S: Final = 10
 KEEP_ALIVE_S: Final = 5
-FAREWELL_S: Final = 5
+FAREWELL_S: Final = 3
 BACKLOG: Final = 512
 
 

@@ -243,8 +243,8 @@ class FakeEventBus(_Connection):
 
         self._subscribe(subject, handler=deliver, pending_max=pending_max, queue=queue)
 
-    async def publish(self, subject: str, *, payload: bytes) -> None:
-        self._publish(subject, payload=payload)
+    async def publish(self, subject: str, *, payload: bytes, reply_to: str | None = None) -> None:
+        self._publish(subject, payload=payload, reply_to=reply_to)
 
     async def stream_tail(self) -> StreamTail:
         self._check_jetstream()
