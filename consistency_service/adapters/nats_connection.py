@@ -55,6 +55,9 @@ PENDING_BYTES_MAX: Final = 32 * 1024 * 1024
 TURN_NS: Final = 5_000_000
 """What one subscription's handler may take of one turn of the event loop; then the rest waits, so that others have theirs."""
 
+NO_RESPONDERS: Final = b"NATS/1.0 503"
+"""The server's own answer to a request that nobody listens for; not a message."""
+
 _SCHEMES: Final = ("nats", "tls")
 
 Sink = Callable[[str, str, bytes], None]
@@ -292,11 +295,14 @@ class _Client(Client):
         closing.cancel()
         await asyncio.gather(closing, return_exceptions=True)
 
-    def receive(self, sid: int, *, subject: bytes, reply: bytes, payload: bytes) -> bool:
+    def receive(self, sid: int, *, subject: bytes, reply: bytes, payload: bytes, head: bytes) -> bool:
         """Hand a message to its subscription, if it is one of ours; what is not text came from a hostile client."""
         inflow = self.inflows.get(sid)
         if inflow is None:
             return False
+        if not payload and head.startswith(NO_RESPONDERS):
+            self._counters["no_responders"] += 1
+            return True
         try:
             inflow.offer(subject.decode(), reply.decode(), payload)
         except UnicodeDecodeError:

@@ -21,7 +21,7 @@ _MESSAGE_WORDS: Final = {b"MSG": (4, 5), b"HMSG": (5, 6)}
 class Receiver(Protocol):
     """Whom the parser tells: our client, with what nats-py's own parser calls on it."""
 
-    def receive(self, sid: int, *, subject: bytes, reply: bytes, payload: bytes) -> bool:
+    def receive(self, sid: int, *, subject: bytes, reply: bytes, payload: bytes, head: bytes) -> bool:
         """Take a message; False if its subscription is one of the library's own."""
         ...
 
@@ -64,7 +64,7 @@ class WireParser:
                 break
             head, payload = bytes(buffer[offset : offset + head_bytes]), bytes(buffer[offset + head_bytes : end])
             offset, self._message = end + 2, None
-            if not self._client.receive(sid, subject=subject, reply=reply, payload=payload):
+            if not self._client.receive(sid, subject=subject, reply=reply, payload=payload, head=head):
                 await self._client.receive_internal(sid, subject=subject, reply=reply, payload=payload, head=head)
         del buffer[:offset]
         if self._message is None and len(buffer) > LINE_BYTES_MAX:

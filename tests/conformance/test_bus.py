@@ -328,6 +328,18 @@ async def test_no_message_of_another_client_disturbs_the_connection(nats_region,
     assert 0 == bus.counters["disconnected"]
 
 
+async def test_that_nobody_listens_is_counted_and_no_message(nats_region):
+    bus = await nats_region.bus()
+    inbox, subject = Inbox(), bus.new_inbox()
+    await bus.subscribe(subject, handler=inbox, pending_max=10)
+    await bus.publish("nobody.listens", payload=b"?", reply_to=subject)
+    await eventually(lambda: bus.counters["no_responders"] == 1)
+    await bus.publish(subject, payload=b"")
+    await eventually(lambda: bool(inbox.deliveries))
+
+    assert [b""] == inbox.payloads
+
+
 async def test_a_server_that_talks_nonsense_is_left_and_tried_again():
     lives_count = 0
 
@@ -383,7 +395,7 @@ class RecordingClient:
     def __init__(self) -> None:
         self.heard: list[tuple] = []
 
-    def receive(self, sid: int, *, subject: bytes, reply: bytes, payload: bytes) -> bool:
+    def receive(self, sid: int, *, subject: bytes, reply: bytes, payload: bytes, head: bytes) -> bool:
         self.heard.append((sid, subject, reply, payload))
         return sid != 9
 
