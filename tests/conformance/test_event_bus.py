@@ -18,7 +18,7 @@ from edge_client.protocol.subjects import Subjects
 from tests.fakes.bus import FakeBus, FakeEventBus, Hub
 from tests.support.servers import NatsServer, start_nats
 
-SUBJECTS = Subjects("eu.west")
+SUBJECTS = Subjects("eu-west")
 
 
 async def eventually(condition: Callable[[], bool], *, timeout_s: float = 10) -> None:
