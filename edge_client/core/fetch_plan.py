@@ -130,7 +130,7 @@ class FetchPlan:
     def failed(self, model: str, *, digest: str, reason: str, now_ns: int) -> None:
         """The job failed, for this one-sentence reason; it is tried again after a while."""
         item = self._items.get((model, digest))
-        if item is not None:
+        if item is not None and item.stage is not Stage.READY:  # an earlier job on it may have succeeded since
             self._postpone(item, reason=reason, now_ns=now_ns)
 
     def node_found(self, *, now_ns: int) -> None:
@@ -183,13 +183,13 @@ class FetchPlan:
 
     def _victim(self, item: _Item, *, now_ns: int) -> tuple[str, str] | None:
         """What gives way to `item`: the least needed thing that is loaded and less needed than it."""
-        for key, other in reversed(self._in_order()):
-            if ROLES.index(other.role) <= max(ROLES.index(item.role), ROLES.index("pending")):
-                return None
-            if other.stage is Stage.READY:
-                self._postpone(other, reason="gave way to a version that is needed more", now_ns=now_ns)
-                return key
-        return None
+        least = max(ROLES.index(item.role), ROLES.index("pending"))
+        loaded = [(key, other) for key, other in self._in_order() if other.stage is Stage.READY]
+        if not loaded or ROLES.index(loaded[-1][1].role) <= least:
+            return None
+        key, other = loaded[-1]
+        self._postpone(other, reason="gave way to a version that is needed more", now_ns=now_ns)
+        return key
 
     def _postpone(self, item: _Item, *, reason: str, now_ns: int) -> None:
         backoff_ns = min(BACKOFF_NS_MAX, BACKOFF_NS_MIN << min(item.attempt_count, 10))

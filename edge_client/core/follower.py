@@ -290,9 +290,6 @@ class Follower:
         if snapshot.epoch < self.position.epoch:
             self.counters["snapshots_of_old_epoch"] += 1
             return False
-        if not 0 <= snapshot.terms.rho_ppm <= 200_000:
-            self.counters["terms_unacceptable"] += 1
-            return False
         self.unsupported = snapshot.terms.fast_barrier
         if self.unsupported:
             self.counters["regions_unsupported"] += 1

@@ -29,6 +29,7 @@ from edge_client.errors import (
 from edge_client.protocol.envelope import Signer
 from edge_client.protocol.messages import REGION_FRAME_BYTES_MAX, Beacon, encode_region
 from edge_client.protocol.models import Assignment, Policy, Terms
+from edge_client.protocol.position import Position
 from edge_client.runtime.artifact import Artifact
 from tests.fakes.artifact_source import FakeArtifactSource
 from tests.fakes.bus import FakeBus, Hub, Message
@@ -117,7 +118,7 @@ async def test_switches_at_the_instant_and_is_bounded_in_the_open_switch(world):
     async with world.edge() as edge:
         model = edge.model("det", loader=world.load)
         unsubscribe = model.on_change(changes.append)
-        model.on_change(lambda change: 1 / 0)
+        model.on_change(lambda _: 1 / 0)
         await world.strong(edge)
         pending = world.region.pending("2.0.0", generation=2, lead_ms=3_000)
         view = world.region.model("det", world.v1, world.v2, stable="1.0.0", pending=pending)
@@ -127,7 +128,7 @@ async def test_switches_at_the_instant_and_is_bounded_in_the_open_switch(world):
 
         left_ms = (pending.effective_at_ns - world.region.service_now_ns()) // MS
         await world.region.run(left_ms - 20)
-        seen = []
+        seen: list[tuple[int, str, str]] = []
         for _ in range(4_000):
             world.clock._now_ns += 10_000  # no task runs: the read itself must see the instant pass
             reading = model.read()
@@ -183,7 +184,7 @@ async def test_falls_back_when_the_load_fails_and_recovers(world):
     def load(artifact: Artifact) -> str:
         if artifact.version == "2.0.0" and broken:
             raise RuntimeError("no such operator")
-        return world.load(artifact)
+        return str(world.load(artifact))
 
     world.region.model("det", world.v1, stable="1.0.0")
     async with world.edge() as edge:
@@ -201,9 +202,9 @@ async def test_falls_back_when_the_load_fails_and_recovers(world):
         await world.region.run(1_100)
         assert "no such operator" in world.region.reports[-1].models[0].failed[world.v2.digest]
 
+        waiting = asyncio.ensure_future(model.read_strong(timeout_ms=500))
+        await world.region.run(600)
         with pytest.raises(NotStrongError):
-            waiting = asyncio.ensure_future(model.read_strong(timeout_ms=500))
-            await world.region.run(600)
             await waiting
         refusing = world.region.model(
             "det", world.v2, stable="2.0.0", generation=2, policy=Policy(fallback_allowed=False)
@@ -381,7 +382,7 @@ async def test_what_the_local_tier_kept_is_not_believed_unsigned(world):
     forger = Region(world.hub, world.clock, models=dict(world.region.models))
     frames = [encode_region(chunk, signer=forger.signer) for chunk in forger.chunks(nonce=b"n")]
     tier = FakeLocalTier(namespace="edge-1", box=world.box)
-    await tier.set_if_newer("snapshot", value=msgspec.msgpack.encode((1, frames)), position=(5, 10))
+    await tier.set_if_newer("snapshot", value=msgspec.msgpack.encode((1, frames)), position=Position(5, 10))
     world.region.silent = True
 
     async with world.edge(local=True) as edge:
