@@ -10,22 +10,18 @@ both, and the first use there starts a client of its own under the edge id `<edg
 
 from __future__ import annotations
 
-import asyncio
 import atexit
-import concurrent.futures
-import logging
 import os
-import shutil
-import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from edge_client.client import AsyncEdgeClient
 from edge_client.errors import ClosedError
+from edge_client.runtime.loop_thread import LoopThread
 
 if TYPE_CHECKING:
     from typing import Self
@@ -33,37 +29,12 @@ if TYPE_CHECKING:
     from edge_client.core.reading import Change, Reading
     from edge_client.core.status import ClientStatus
     from edge_client.runtime.artifact import Loader, Unload, WarmUp
+    from edge_client.runtime.model import AsyncModel
 
 READY_TIMEOUT_MS: Final = 30_000
-CLOSE_TIMEOUT_S: Final = 2.0
-"""What the asyncio client is given to close; then its tasks are cancelled."""
-
-CANCEL_TIMEOUT_S: Final = 1.0
-
-_log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 
-class ModelBehind(Protocol):
-    """What is needed of an asyncio model."""
-
-    def read(self) -> Reading: ...
-    async def read_strong(self, *, timeout_ms: int) -> Reading: ...
-    async def wait_ready(self, *, timeout_ms: int) -> None: ...
-    def on_change(self, listener: Callable[[Change], object]) -> Callable[[], None]: ...
-
-
-class ClientBehind(Protocol):
-    """What is needed of an asyncio client."""
-
-    def model(
-        self, name: str, *, loader: Loader, warm_up: WarmUp | None = None, unload: Unload | None = None
-    ) -> ModelBehind: ...
-    def status(self) -> ClientStatus: ...
-    async def close(self) -> None: ...
-
-
-Opener = Callable[[str, Path], Coroutine[Any, Any, ClientBehind]]
+Opener = Callable[[str, Path], Coroutine[Any, Any, AsyncEdgeClient]]
 """Opens an asyncio client, given an edge id and a directory that is this process's own."""
 
 
@@ -85,7 +56,7 @@ class EdgeClient:
         self._lock = threading.RLock()
         self._closed = False
         self._models: dict[str, Model] = {}
-        self._life: _Life | None = None
+        self._life: LoopThread[AsyncEdgeClient] | None = None
         self._begin()
         _live.add(self)
 
@@ -109,7 +80,7 @@ class EdgeClient:
         """
         own_pid, own_directory = os.getpid(), settings.pop("download_dir", None)
 
-        def opener(edge_id: str, directory: Path) -> Coroutine[Any, Any, ClientBehind]:
+        def opener(edge_id: str, directory: Path) -> Coroutine[Any, Any, AsyncEdgeClient]:
             kept = own_directory if os.getpid() == own_pid else None
             return AsyncEdgeClient.connect(
                 servers,
@@ -182,7 +153,7 @@ class EdgeClient:
     def __repr__(self) -> str:
         return f"<EdgeClient {self._edge_id}{' closed' if self._closed else ''}>"
 
-    def _here(self) -> _Life:
+    def _here(self) -> LoopThread[AsyncEdgeClient]:
         """The life of this process, begun if a fork left us without one."""
         life = self._life
         if life is None:
@@ -197,7 +168,7 @@ class EdgeClient:
         return life
 
     def _begin(self) -> None:
-        life = _Life(self._opener, edge_id=self._edge_id)
+        life = LoopThread(self._opener, edge_id=self._edge_id)
 
         def adopt() -> None:
             """All in one step on the loop, so that no listener runs, and waits for us, before we are whole."""
@@ -230,13 +201,13 @@ class Model:
     read: Callable[[], Reading]
     """What is served now, and what it is worth: `AsyncModel.read` itself. Never waits, but once after a fork."""
 
-    def __init__(self, name: str, *, edge: EdgeClient, behind: ModelBehind, handling: dict[str, Any]) -> None:
+    def __init__(self, name: str, *, edge: EdgeClient, behind: AsyncModel, handling: dict[str, Any]) -> None:
         self.name = name
         self.handling = handling
         self.ready_timeout_ms: int | None = None
         self._edge = edge
         self._listeners: dict[object, tuple[Callable[[Change], object], Callable[[], None]]] = {}
-        self._behind: ModelBehind = behind
+        self._behind: AsyncModel = behind
         self.read = behind.read
 
     def read_strong(self, *, timeout_ms: int) -> Reading:
@@ -259,7 +230,7 @@ class Model:
         life.call(lambda: self._listen(token, listener))
         return partial(self._unlisten, token)
 
-    def adopt(self, behind: ModelBehind) -> None:
+    def adopt(self, behind: AsyncModel) -> None:
         """Serve from this model from now on. For the client alone, on its loop."""
         self._behind = behind
         for token, (listener, _) in list(self._listeners.items()):
@@ -290,109 +261,6 @@ class Model:
 
     def __repr__(self) -> str:
         return f"<Model {self.name} of {self._edge!r}>"
-
-
-class _Life:
-    """One event loop in one daemon thread of one process, and the asyncio client in it. Knows no `EdgeClient`."""
-
-    def __init__(self, opener: Opener, *, edge_id: str) -> None:
-        self._pid = os.getpid()
-        self._directory = Path(tempfile.mkdtemp(prefix="edge-client-"))
-        self._loop = asyncio.new_event_loop()
-        self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._closing: asyncio.Task[None] | None = None
-        self._opened: ClientBehind | None = None
-        self._thread = threading.Thread(target=self._run, name=f"edge-client {edge_id}", daemon=True)
-        self._thread.start()
-        try:
-            opening = opener(edge_id, self._directory)
-            self._opened = self.wait(opening)
-        except BaseException:
-            self.stop()
-            raise
-
-    @property
-    def client(self) -> ClientBehind:
-        assert self._opened is not None
-        return self._opened
-
-    def call(self, function: Callable[[], _T]) -> _T:
-        """What `function` returns or raises on the loop. Raises `ClosedError` if that ends before."""
-        if threading.current_thread() is self._thread:
-            return function()
-
-        async def called() -> _T:
-            return function()
-
-        return self.wait(called())
-
-    def wait(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """What `coroutine` returns or raises on the loop. Raises `ClosedError` if that ends before."""
-        if threading.current_thread() is self._thread:
-            coroutine.close()
-            raise RuntimeError(
-                "a listener or an async loader waits for the very thread that runs it; use another thread"
-            )
-        try:
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        except RuntimeError:
-            coroutine.close()
-            raise ClosedError("the client was closed; connect anew") from None
-        try:
-            either: tuple[concurrent.futures.Future[Any], ...] = (future, self._ended)
-            concurrent.futures.wait(either, return_when=concurrent.futures.FIRST_COMPLETED)
-            if future.done():
-                return future.result()
-        except concurrent.futures.CancelledError:
-            pass
-        except BaseException:
-            future.cancel()
-            raise
-        else:
-            coroutine.close()  # the loop ended before it began
-        raise ClosedError("the client was closed meanwhile; connect anew")
-
-    def abandon(self) -> None:
-        """Ends soon; waits for nothing, so that the garbage collector may call it anywhere."""
-        if self._pid == os.getpid() and not self._loop.is_closed():
-            try:
-                self._loop.call_soon_threadsafe(self._close)
-            except RuntimeError:
-                return  # closed this very moment
-
-    def stop(self) -> None:
-        """Ended, unless something blocks the loop: then it is left to the end of the process."""
-        self.abandon()
-        if self._pid == os.getpid() and threading.current_thread() is not self._thread:
-            self._thread.join(CLOSE_TIMEOUT_S + CANCEL_TIMEOUT_S + 0.5)
-
-    def _close(self) -> None:
-        if self._closing is None:
-            self._closing = self._loop.create_task(self._close_and_stop())
-
-    async def _close_and_stop(self) -> None:
-        try:
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                if self._opened is not None:
-                    await self._opened.close()
-        except Exception:
-            _log.exception("close_failed")
-        finally:
-            self._loop.stop()
-
-    def _run(self) -> None:
-        try:
-            self._loop.run_forever()
-            tasks = asyncio.all_tasks(self._loop)
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                self._loop.run_until_complete(asyncio.wait(tasks, timeout=CANCEL_TIMEOUT_S))
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.close()
-        finally:
-            self._ended.set_result(None)
-            shutil.rmtree(self._directory, ignore_errors=True)
 
 
 def _read_closed() -> NoReturn:
