@@ -287,6 +287,7 @@ class AsyncEdgeClient:
 
     @property
     def edge_id(self) -> str:
+        """The id under which this edge is known to the region."""
         return self.config.edge_id
 
     def status(self) -> ClientStatus:

@@ -107,6 +107,9 @@ class Follower:
         if event.position <= self.position:
             self.counters["events_repeated"] += 1
             return ()
+        if event.epoch < (self._foreign_epoch or 0):
+            self.counters["events_of_old_epoch"] += 1
+            return ()
         self._early[event.position] = (event, frame)
         if len(self._early) > EARLY_EVENTS_MAX:
             del self._early[min(self._early)]

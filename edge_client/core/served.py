@@ -116,7 +116,7 @@ class Served:
         version = self._version(wanted.assignment)
         entry = self._shelf.get(version.digest) if version else None
         if entry is None:
-            return self._fallback(view, wanted, reader, now_ns=now_ns)
+            return self._fallback(view, wanted, reader, epoch_current=epoch_current, now_ns=now_ns)
         if wanted.activation is not None:
             self._note_switch(wanted.activation, reader, ready_at_ns=entry[1], now_ns=now_ns)
         self._last = (entry[0], wanted.generation)
@@ -129,7 +129,9 @@ class Served:
                 strong_until_ns=wanted.strong_until_ns,
                 bound_ns=0,
             )
-        bound_ns = reader.staleness_bound_ns(view.pending, serve_next=wanted.next_served, now_ns=now_ns)
+        bound_ns = None
+        if epoch_current:  # nothing bounds how old the history itself is, once a greater epoch is heard of
+            bound_ns = reader.staleness_bound_ns(view.pending, serve_next=wanted.next_served, now_ns=now_ns)
         return self._admitted(
             view, entry[0], generation=wanted.generation, guarantee=Guarantee.BOUNDED, bound_ns=bound_ns
         )
@@ -227,7 +229,9 @@ class Served:
         name = assignment.version_for(edge_id=self._edge_id, site=self._site, labels=self._labels)
         return self._view.versions.get(name) if self._view else None
 
-    def _fallback(self, view: ModelView, wanted: _Wanted, reader: Reader, *, now_ns: int) -> Choice:
+    def _fallback(
+        self, view: ModelView, wanted: _Wanted, reader: Reader, *, epoch_current: bool, now_ns: int
+    ) -> Choice:
         """The last verified version: the one before the one that should be served, or what was served last."""
         crossed_pending = wanted.activation is not None and view.pending is not None
         before = view.assignment if crossed_pending else view.previous
@@ -245,7 +249,8 @@ class Served:
             )
         loaded, generation = candidates[0]
         bound_ns = None
-        if wanted.activation is not None and generation == wanted.activation.generation - 1:
+        superseded = wanted.activation is not None and generation == wanted.activation.generation - 1
+        if superseded and epoch_current:
             bound_ns = reader.staleness_bound_ns(wanted.activation, serve_next=False, now_ns=now_ns)
         return self._admitted(view, loaded, generation=generation, guarantee=Guarantee.FALLBACK, bound_ns=bound_ns)
 

@@ -35,7 +35,7 @@ class Plan:
         self.core.check_invariants()
         if isinstance(step, Job):
             return f"load {step.model}@{step.version.version}"
-        return step and f"drop {step.model}@{step.digest.removeprefix('sha256:')}"
+        return None if step is None else f"drop {step.model}@{step.digest.removeprefix('sha256:')}"
 
     def ready(self, model: str, name: str) -> bool:
         return self.core.ready(model, digest=f"sha256:{name}", now_ns=0)

@@ -250,6 +250,8 @@ def test_a_greater_epoch_drops_everything(following, herald):
         following.took(following.core.greater_epoch_heard(Position(9, 1), now_ns=0))
 
     assert not following.core.epoch_current
+    assert following.hear(event(5, 11, view("a", generation=9))) == ()
+    assert following.core.counters["events_of_old_epoch"] == 1
     assert "foreign-epoch" in repr(following.core)
     effects = following.answer(snapshot(9, 2, view("n"), terms=Terms(lease_ms=1_000)))
     assert effects == (
@@ -308,7 +310,7 @@ def test_models_are_bounded(following, monkeypatch):
 def test_evidence_is_the_snapshot_and_what_followed_and_restores_the_same_state(following):
     following.hear(event(5, 11, view("c")))
     assert following.core.evidence() == (b"snapshot r10.0", b"event r11")
-    words = [
+    words: list[tuple[Event | SnapshotChunk, bytes]] = [
         *((chunk, b"s") for chunk in chunks(snapshot(5, 10, view("a"), view("b")), nonce=b"x", count=2)),
         (event(5, 11, view("c")), b"e"),
         (event(5, 13, view("never")), b"e"),
