@@ -84,7 +84,9 @@ def _watched(ask: Callable[[], Any], *, client: Client, model: str, version: str
             except CommandError:
                 continue
             ready, expected = len(readiness["ready"]), _expected(readiness)
-            progress.update(task, completed=ready, total=max(expected, 1), state=_state(readiness))
+            # All ready: the bar pulses, because what is waited for now is an instant.
+            total = expected if ready < expected else None
+            progress.update(task, completed=ready, total=total, state=_state(readiness))
     if failures:
         raise failures[0]
     return answers[0]

@@ -25,7 +25,7 @@ def _segment(name: str) -> str:
 def note_truncated(session: Session, page: dict[str, Any]) -> None:
     """Say it if there is more than was shown."""
     if page["next_cursor"] is not None:
-        session.screen.note(f"the first {len(page['items'])} only; more with --limit")
+        session.screen.note(f"only the first {len(page['items'])} are shown; more with --limit")
 
 
 def complete_model(incomplete: str) -> list[str]:

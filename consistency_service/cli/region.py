@@ -79,7 +79,8 @@ def edges(
     """List the edges heard within the hour: who serves what, under which guarantee, how old.
 
     `strong` is linearizable, `bounded` is at most so old, `fallback` is the version before because the right one is not
-    usable there. An edge not heard for ten seconds is `silent`: nobody knows what it serves.
+    usable there. All as each edge said when it was last heard; one not heard for ten seconds is `silent`, and nobody knows
+    what it serves.
     """
     with session.client() as client:
         page = client.items("/v1/edges", limit=limit)
@@ -149,7 +150,7 @@ def _node_row(node: dict[str, Any]) -> tuple[str | Text, ...]:
     return (
         node["node_id"],
         Text("leads", style="green") if node["leading"] else "follows",
-        "connected" if node["bus_connected"] else Text("lost", style="red"),
+        "up" if node["bus_connected"] else Text("lost", style="red"),
         duration(lease_ms) if lease_ms and lease_ms > 0 else Text("none", style="yellow"),
         str(node["commit_index"]),
         str(node["applied_index"]),
@@ -193,7 +194,7 @@ def events(
                 if not follow and _revision(begin) >= (epoch, revision):
                     return
                 for event in client.events(
-                    after=begin, on_trouble=lambda trouble: session.screen.note(f"{trouble}; trying on")
+                    after=begin, on_trouble=lambda trouble: session.screen.note(f"{trouble}; asking the next node")
                 ):
                     show(event)
                     begin = event.position

@@ -86,17 +86,17 @@ def up(
         ]
     )
     session.screen.text()
-    elsewhere = "" if directory == TESTBED_DIRECTORY else f"export CCS_URL={','.join(state.urls('node-'))}"
     other = "" if directory == TESTBED_DIRECTORY else f" -d {directory}"
+    if other:
+        session.screen.text(f"export CCS_URL={','.join(state.urls('node-'))}")
     tries = (
-        (elsewhere, "tell ccs where it is"),
-        ("ccs cluster status", "who leads, how far each node is"),
-        (f"ccs model push {chosen[0]} 1.0.0 FILE --create --activate", "make a first version live"),
-        ("ccs edges", "who serves what, under which guarantee"),
-        (f"ccs testbed kill leader{other}", "no edge should lose `strong`"),
-        (f"ccs testbed down{other}", "take it all down; data and logs stay"),
+        ("ccs cluster status", "who leads"),
+        (f"ccs model push {chosen[0]} 1.0.0 FILE --create --activate", "a first version goes live"),
+        ("ccs edges", "who serves what"),
+        (f"ccs testbed kill leader{other}", "no edge loses `strong`"),
+        (f"ccs testbed down{other}", "data and logs stay"),
     )
-    session.screen.fields((what, why) for what, why in tries if what)
+    session.screen.fields(tries)
 
 
 @command(app, "status", remote=False, examples=("ccs testbed status",))

@@ -142,7 +142,7 @@ def test_lists_go_through_all_pages_and_say_what_is_missing(ccs, region):
 
     done = ccs("model", "list", "--limit", "3")
 
-    assert (4, "the first 3 only; more with --limit\n") == (len(done.stdout.splitlines()), done.stderr)
+    assert (4, "only the first 3 are shown; more with --limit\n") == (len(done.stdout.splitlines()), done.stderr)
 
 
 @pytest.mark.parametrize(
