@@ -59,15 +59,22 @@ INTERRUPTED: Final = 130
 T = TypeVar("T")
 
 
-def run(*, directory: Path | None, edges: int = 5, nodes: int = 3, json_output: bool = False) -> int:
+def run(
+    *,
+    directory: Path | None = None,
+    edges: int = 5,
+    nodes: int = 3,
+    json_output: bool = False,
+    deadline_s: float = DEADLINE_S,
+) -> int:
     """Show it, and return the exit code: 0 only if everything was as promised, 130 after Ctrl-C.
 
     Works in a new directory inside `directory`, which stays; without one in a temporary directory, which goes unless
-    something went wrong. Ends within two minutes.
+    something went wrong. Ends within `deadline_s`; with one node nobody is killed.
     """
-    home = _home(directory)
-    with view_of(json_output=json_output) as view, _terminable():
-        demo = Demo(view=view, directory=home, edges=edges, nodes=nodes)
+    with _terminable(), view_of(json_output=json_output) as view:
+        home = _home(directory)
+        demo = Demo(view=view, directory=home, edges=edges, nodes=nodes, deadline_s=deadline_s)
         trouble: str | None = None
         interrupted = False
         try:
@@ -79,7 +86,10 @@ def run(*, directory: Path | None, edges: int = 5, nodes: int = 3, json_output: 
         finally:
             demo.end()
         summary = demo.summary(trouble)
-        view.conclude(summary)
+        if interrupted:
+            view.say("interrupted; everything was taken down")
+        else:
+            view.conclude(summary)
     if json_output:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(summary), indent=2).decode() + "\n")
     if directory is None and (summary.ok or interrupted):
@@ -90,12 +100,12 @@ def run(*, directory: Path | None, edges: int = 5, nodes: int = 3, json_output: 
 class Demo:
     """One performance. `play`, then `end` in any case, then `summary`."""
 
-    def __init__(self, *, view: View, directory: Path, edges: int, nodes: int) -> None:
+    def __init__(self, *, view: View, directory: Path, edges: int, nodes: int, deadline_s: float) -> None:
         self._view = view
         self._directory = directory
         self._edges = [f"edge-{number}" for number in range(1, edges + 1)]
         self._node_count = nodes
-        self._deadline_s = time.monotonic() + DEADLINE_S - TEARDOWN_S
+        self._deadline_s = time.monotonic() + deadline_s - TEARDOWN_S
         self._ended = False
         self._awaited = "the demo"
         self._testbed: Testbed | None = None
@@ -170,7 +180,7 @@ class Demo:
             nodes=self._node_count,
             edges=len(self._edges),
             models=(MODEL,),
-            ready_timeout_ms=min(READY_MS, int(self._remaining_s() * 1_000)),
+            ready_timeout_ms=max(1, min(READY_MS, int(self._remaining_s() * 1_000))),
             edge_options={
                 "workload": "classify",
                 "loader": "onnx",
@@ -194,7 +204,9 @@ class Demo:
         begun_ns = boottime_ns()
 
         def accepted(decided: Accepted) -> None:
-            view.say(f"activation of {model.version} decided as generation {decided.generation}; its instant is ahead")
+            view.say(
+                f"activation of {model.version} decided as generation {decided.generation}; all change at one instant"
+            )
             if not first:
                 facts.accepted = decided
 
@@ -282,7 +294,7 @@ class Demo:
         return all(one is not None and one.version == version and one.guarantee == "strong" for one in found)
 
     def _all_switched(self) -> bool:
-        return all(self._facts.switch(edge) is not None for edge in self._edges)
+        return all(map(self._facts.switched, self._edges))
 
     def _require_alive(self) -> None:
         if self._testbed is None or self._calls is None or time.monotonic() - self._looked_s < 1.0:
@@ -343,7 +355,7 @@ def _predictions(model: DigitModel, digits: Digits) -> list[bool]:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Being told to terminate is like Ctrl-C: everything is taken down."""
+    """Being told to terminate, or losing the terminal, is like Ctrl-C: everything is taken down."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -351,8 +363,9 @@ def _terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -45,6 +45,13 @@ class Facts(msgspec.Struct, kw_only=True):
         found = [switch for switch in status.switches if switch.activation == self.accepted.activation]
         return found[0] if found else None
 
+    def switched(self, edge: str) -> bool:
+        """Whether this edge serves the second version, under the generation of the swap."""
+        status = self.statuses.get(edge)
+        if status is None or self.accepted is None:
+            return False
+        return (status.version, status.generation) == (self.versions[1], self.accepted.generation)
+
     def spread_ms(self) -> float | None:
         """Between the first and the last computed instant; None before two edges have switched."""
         late_ns = [switch.late_ns for edge in self.statuses if (switch := self.switch(edge)) is not None]
@@ -161,7 +168,7 @@ def _missing_of(facts: Facts, edge: str) -> list[str]:
     status = facts.statuses.get(edge)
     if status is None:
         return [f"{edge} never said anything"]
-    if status.version != facts.versions[1] or facts.switch(edge) is None:
+    if not facts.switched(edge):
         return [f"{edge} did not make the switch: it serves {status.version or 'nothing'}"]
     return []
 

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import IO, Final, Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
@@ -92,6 +93,7 @@ class LiveView(View):
         self._console = console
         self._spinner = Spinner("dots", style="cyan")
         self._table: RenderableType | None = None
+        self._over = False
         self._live = Live(console=console, refresh_per_second=10, get_renderable=self._frame)
 
     def __enter__(self) -> Self:
@@ -118,12 +120,12 @@ class LiveView(View):
         self._console.print(Panel("\n".join(sentences(summary)), title=title, border_style=style, padding=(0, 1)))
 
     def _frame(self) -> RenderableType:
-        parts = [] if self._table is None else [Padding(self._table, (1, 0, 0, 0))]
-        return Group(*parts, self._spinner) if self._live.is_started else Group(*parts)
+        parts: list[RenderableType] = [] if self._table is None else [Padding(self._table, (1, 0, 0, 0))]
+        return Group(*parts, self._spinner) if not self._over else Group(*parts)
 
     def _stop(self) -> None:
-        if self._live.is_started:
-            self._live.stop()
+        self._over = True
+        self._live.stop()
 
 
 def view_of(*, json_output: bool) -> View:
@@ -137,14 +139,17 @@ def view_of(*, json_output: bool) -> View:
 def table_of(facts: Facts) -> Table:
     """A row for each edge, and the spread between them."""
     before, after = facts.versions
-    table = Table(title_justify="left", caption=_caption(facts), caption_justify="left", expand=False)
-    for name, justify in (("edge", "left"), ("version", "left"), ("guarantee", "left")):
-        table.add_column(name, justify="left" if justify == "left" else "right", no_wrap=True)
-    table.add_column(f"accuracy {before}", justify="right")
-    table.add_column(f"accuracy {after}", justify="right")
-    table.add_column("switched at instant +", justify="right", no_wrap=True)
-    table.add_column("reads/s", justify="right")
-    table.add_column("not strong since kill" if facts.killed else "strong reads", justify="right")
+    table = Table(
+        box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption=_caption(facts), caption_justify="left"
+    )
+    table.add_column("edge", no_wrap=True)
+    table.add_column("version", no_wrap=True)
+    table.add_column("guarantee", no_wrap=True, min_width=9)
+    table.add_column(before, justify="right", no_wrap=True)
+    table.add_column(after, justify="right", no_wrap=True)
+    table.add_column("switched at", justify="right", no_wrap=True, min_width=15)
+    table.add_column("reads/s", justify="right", no_wrap=True)
+    table.add_column("strong", justify="right", no_wrap=True, min_width=8)
     for edge, status in facts.statuses.items():
         table.add_row(
             edge,
@@ -192,14 +197,16 @@ def sentences(summary: Summary) -> list[str]:
 
 
 def _caption(facts: Facts) -> str:
-    parts = []
+    parts = (
+        ["switched at: this edge's computed instant, after the activation's own"] if facts.accepted is not None else []
+    )
     if (spread_ms := facts.spread_ms()) is not None:
-        parts.append(f"spread between edges {spread_ms:.2f} ms")
+        parts.append(f"spread between the edges' instants: {spread_ms:.2f} ms")
     if facts.killed is not None:
-        parts.append(f"{facts.killed} killed")
+        parts.append(f"lost: readings that were not strong, since {facts.killed}, the leader, was killed")
     if facts.commit_after_ms is not None:
-        parts.append(f"commits again after {facts.commit_after_ms:,.0f} ms")
-    return " · ".join(parts)
+        parts.append(f"commits resumed {facts.commit_after_ms:,.0f} ms after the kill")
+    return "\n".join(parts)
 
 
 def _guarantee(status: EdgeStatus) -> str:
@@ -218,14 +225,15 @@ def _accuracy(status: EdgeStatus, version: str) -> str:
 
 def _switched(facts: Facts, edge: str) -> str:
     switch = facts.switch(edge)
-    return "" if switch is None else f"{switch.late_ns / MS:.2f} ms ± {switch.uncertainty_ns / 2 / MS:.2f}"
+    return "" if switch is None else f"+{switch.late_ns / MS:.2f} ± {switch.uncertainty_ns / 2 / MS:.2f} ms"
 
 
 def _worth(facts: Facts, edge: str) -> Text:
     lost = facts.not_strong_since_kill(edge)
     if lost is None:
-        return Text(f"{facts.statuses[edge].reads.get('strong', 0):,}")
-    return Text(f"{lost:,}", style="bold green" if lost == 0 else "bold red")
+        status = facts.statuses[edge]
+        return Text(f"{100 * status.reads.get('strong', 0) / status.read_count:.2f} %" if status.read_count else "")
+    return Text(f"{lost:,} lost", style="bold green" if lost == 0 else "bold red")
 
 
 def _plain(edge: str, status: EdgeStatus) -> str:
