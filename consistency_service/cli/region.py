@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from consistency_service.cli.arguments import LimitOption, note_truncated
-from consistency_service.cli.errors import RefusedError
+from consistency_service.cli.errors import LocalError, RefusedError
 from consistency_service.cli.render import duration, guarantee, instant
 from consistency_service.cli.session import Session, command
 from consistency_service.errors import ServiceError
@@ -53,8 +53,12 @@ def serve(
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
     try:
         asyncio.run(app.serve(settings))
-    except ExceptionGroup as group:
-        raise _reason(group) from None
+    except (ExceptionGroup, OSError) as error:
+        reason = _reason(error) if isinstance(error, ExceptionGroup) else error
+        if isinstance(reason, OSError) and reason.filename is None:
+            where = f"http {settings.http}, raft {settings.peers[settings.node_id].raft}"
+            raise LocalError(f"node {settings.node_id} cannot run ({where}): {reason.strerror or reason}") from None
+        raise reason from None
 
 
 def _reason(group: ExceptionGroup[Exception]) -> Exception:

@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from consistency_service.adapters import region_key
 
 CCS = (sys.executable, "-m", "consistency_service")
 ROOT = Path(__file__).resolve().parents[2]
@@ -186,6 +189,23 @@ def test_a_configuration_that_makes_no_sense_is_one_sentence(tmp_path):
 
     assert 2 == done.returncode
     assert re.fullmatch(r"error: \S+node\.toml: unknown setting no_such_setting\n", done.stderr)
+
+
+def test_an_address_that_is_taken_is_one_sentence(tmp_path):
+    region_key.generate(tmp_path / "region.key", tmp_path / "region.pub")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        http = f"127.0.0.1:{taken.getsockname()[1]}"
+        settings = {"node_id": "n1", "http": http, "log": "memory", "data_dir": "data", "region_key": "region.key"}
+        peer = f'[peers.n1]\nraft = "127.0.0.1:1"\nurl = "http://{http}"\n'
+        text = "".join(f'{name} = "{value}"\n' for name, value in settings.items())
+        (tmp_path / "node.toml").write_text(text + peer)
+
+        done = run("serve", "--config", "node.toml", "--log-level", "error", cwd=tmp_path)
+
+    assert (2, True) == (done.returncode, done.stderr.startswith(f"error: node n1 cannot run (http {http}")), (
+        done.stderr
+    )
+    assert "Traceback" not in done.stderr
 
 
 def test_the_testbed_can_be_hurt_and_says_so(ccs):
