@@ -95,11 +95,11 @@ def running(directory: Path, *, nodes: int = 3, edges: int = 2, **options: Any) 
 
 
 def eventually(look: Callable[[], Any], *, within_s: float) -> Any:
-    """What `look` returns once it is true. Raises `AssertionError` after `within_s` seconds."""
+    """What `look` returns once that is neither None nor False. Raises `AssertionError` after `within_s` seconds."""
     deadline = time.monotonic() + within_s
     while True:
         seen = look()
-        if seen:
+        if seen is not None and seen is not False:
             return seen
         assert time.monotonic() < deadline, f"not within {within_s} s; last seen: {seen!r}"
         time.sleep(0.05)
