@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from edge_client.runtime.state import EdgeState, Outgoing
 
 _log = logging.getLogger(__name__)
-PENDING_MAX: Final = 4_096
+PENDING_MAX: Final = 1_024
 
 
 class Follow:

@@ -14,6 +14,7 @@ import msgspec
 
 from edge_client.protocol.messages import Event, MessageError, SnapshotChunk, decode_region
 from edge_client.protocol.position import ORIGIN, Position
+from edge_client.protocol.reader import NEVER_NS
 
 if TYPE_CHECKING:
     from edge_client.protocol.envelope import Verifier
@@ -31,6 +32,8 @@ HEARD_KEY: Final = "heard"
 PATIENCE_NS: Final = 1_000 * MS
 """How long the region has to answer before what the local tier kept is used."""
 SAVE_APART_NS: Final = 1_000 * MS
+HEARD_NS: Final = 5_000 * MS
+"""How often it is noted that the state is current: the grain of the age estimate, and of noticing that Redis is away."""
 MEND_NS: Final = 30_000 * MS
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(tuple[int, list[bytes]])
@@ -70,15 +73,17 @@ class Restore:
             self._looked = True
             if self._state.source == "none":
                 await self.restore()
-        saved, mend_at_ns = ORIGIN, self._clock.now_ns()
+        saved, heard_at_ns, mend_at_ns = ORIGIN, NEVER_NS, self._clock.now_ns()
         while True:
             mending = self._clock.now_ns() >= mend_at_ns
             position, frames = self._state.evidence()
             if frames and self._state.source == "bus" and (position > saved or mending):
                 await self._save(position, frames)
                 saved = position
-            if mending and self._state.source == "bus":
+            if self._clock.now_ns() - heard_at_ns >= HEARD_NS and self._state.lease_remaining_ns() > 0:
+                heard_at_ns = self._clock.now_ns()
                 await self._note_heard(position)
+            if mending and self._state.source == "bus":
                 await self._downloads.mend_tier(needed=self._models.needed(), named=self._state.named_digests())
                 mend_at_ns = self._clock.now_ns() + MEND_NS
             await self._clock.sleep_until(self._clock.now_ns() + SAVE_APART_NS)
@@ -122,11 +127,10 @@ class Restore:
 
     async def _note_heard(self, position: Position) -> None:
         """Remember by wall time that what is kept was current just now; ordered by epoch, then seconds."""
-        if self._state.lease_remaining_ns() > 0:
-            unix_ms = self._clock.unix_ms()
-            await self._tier.set_if_newer(
-                HEARD_KEY, value=_encoder.encode(unix_ms), position=Position(position.epoch, unix_ms // 1_000)
-            )
+        unix_ms = self._clock.unix_ms()
+        await self._tier.set_if_newer(
+            HEARD_KEY, value=_encoder.encode(unix_ms), position=Position(position.epoch, unix_ms // 1_000)
+        )
 
     async def _heard_unix_ms(self) -> int:
         stored = await self._tier.get(HEARD_KEY)
