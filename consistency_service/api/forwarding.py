@@ -32,7 +32,7 @@ CATCH_UP_S: Final = 1.0
 FORWARDED_HEADER: Final = "X-CCS-Forwarded"
 _LOCAL_PATHS: Final = ("/v1/artifacts", "/v1/cluster", "/v1/edges", "/v1/events", "/v1/snapshot")
 _CHANGES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-_PASSED_ON: Final = frozenset({"accept", "content-type", "idempotency-key", "if-match", "x-ccs-author"})
+_PASSED_ON: Final = frozenset({b"accept", b"content-type", b"idempotency-key", b"if-match", b"x-ccs-author"})
 _GIVEN_BACK: Final = frozenset({"allow", "content-type", "etag", "location", "retry-after"})
 
 
@@ -100,7 +100,10 @@ class Forwarding:
         request = self._peers.http.build_request(
             scope["method"],
             base.copy_with(raw_path=raw_path + (b"?" + query if query else b"")),
-            headers=[(n, v) for n, v in Headers(scope=scope).items() if n in _PASSED_ON] + [(FORWARDED_HEADER, "1")],
+            headers=[
+                *((n, v) for n, v in scope["headers"] if n.lower() in _PASSED_ON),
+                (FORWARDED_HEADER.encode(), b"1"),
+            ],
             content=scope.get(BODY, b"") or None,
         )
         try:

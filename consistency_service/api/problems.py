@@ -15,6 +15,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from consistency_service import errors as e
 
@@ -188,10 +189,21 @@ async def on_validation_error(_request: Request, error: Exception) -> Response:
     return Problem(code="invalid", detail=detail, fields={"errors": mistakes}).response()
 
 
-async def on_http_error(_request: Request, error: Exception) -> Response:
+async def on_http_error(request: Request, error: Exception) -> Response:
     """What routing and parsing refuse: no such path, no such method, a body that is no JSON."""
     assert isinstance(error, HTTPException)
-    return Problem(code=_HTTP_CODES.get(error.status_code, "malformed"), headers=dict(error.headers or {})).response()
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed(request))
+    return Problem(code=_HTTP_CODES.get(error.status_code, "malformed"), headers=headers).response()
+
+
+def _allowed(request: Request) -> list[str]:
+    """Every method that some route takes at this path; routing itself names the first route's alone."""
+    known = ("GET", "HEAD", "POST", "PATCH", "DELETE")
+    routes = [route for route in request.app.router.routes if hasattr(route, "matches")]
+    scopes = {method: {**request.scope, "method": method} for method in known}
+    return [method for method in known if any(route.matches(scopes[method])[0] == Match.FULL for route in routes)]
 
 
 def documented(*codes: str) -> dict[int | str, dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from consistency_service.api.semver import LENGTH_MAX, SEMVER
 from consistency_service.core.fleet import EdgeView
@@ -14,6 +14,7 @@ from consistency_service.core.state import HistoryEntry, ModelState
 from edge_client.protocol.models import NAME_PATTERN, Assignment, Pending, Policy
 
 MS_MAX = 2**53
+MEMBERS_MAX = 64
 PREFETCH_MS_MAX = 600_000
 VERSIONS_KEPT_MAX = 1_000
 
@@ -22,10 +23,18 @@ SemanticVersion = Annotated[str, Field(pattern=SEMVER, max_length=LENGTH_MAX, ex
 DigestText = Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$", examples=["sha256:" + "0" * 64])]
 
 
+def _few(value: Any) -> Any:
+    """Refuse before each of thousands of members is looked at, and complained about, one by one."""
+    if isinstance(value, dict) and len(value) > MEMBERS_MAX:
+        raise ValueError(f"at most {MEMBERS_MAX} members are allowed")
+    return value
+
+
 class Asked(BaseModel):
     """Base of what callers send."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+    _few_members = model_validator(mode="before")(_few)
 
 
 class PolicyAsked(Asked):
@@ -49,7 +58,7 @@ class ModelAsked(Asked):
 class VersionAsked(Asked):
     version: SemanticVersion
     digest: DigestText
-    metadata: dict[str, str] = {}
+    metadata: Annotated[dict[str, str], BeforeValidator(_few)] = {}
 
     @field_validator("metadata")
     @classmethod

@@ -132,9 +132,7 @@ async def running(*nodes: Node) -> AsyncIterator[None]:
 async def one_node(directory: Path, *, run: bool = True) -> AsyncIterator[Served]:
     """A region of one node, called without a network. With `run=False` it is not part of any region."""
     peers = Peers()
-    config = config_of(
-        "n1", peers={"n1": Peer(raft="127.0.0.1:1", url="http://n1")}, directory=directory, log="memory"
-    )
+    config = config_of("n1", peers={"n1": Peer(raft="127.0.0.1:1", url="http://n1")}, directory=directory, log="memory")
     store = FakeArtifactStore()
     node = node_of(
         config,
@@ -159,9 +157,7 @@ async def serving(app: FastAPI, *, port: int = 0) -> AsyncIterator[str]:
     """The base URL of `app` on a real socket; afterwards the server has ended by itself."""
     shutdown = asyncio.Event()
     ports: asyncio.Queue[int] = asyncio.Queue()
-    task = asyncio.create_task(
-        serve(app, host="127.0.0.1", port=port, shutdown=shutdown, listening=ports.put_nowait)
-    )
+    task = asyncio.create_task(serve(app, host="127.0.0.1", port=port, shutdown=shutdown, listening=ports.put_nowait))
     try:
         async with asyncio.timeout(10):
             yield f"http://127.0.0.1:{await ports.get()}"
@@ -200,12 +196,12 @@ async def three_nodes(directory: Path) -> AsyncIterator[Region]:
     table = {n: Peer(raft=f"127.0.0.1:{raft}", url=f"http://127.0.0.1:{http}") for n, (raft, http) in ports.items()}
     region = Region(nodes={}, callers={}, stop={})
     try:
-        for name in table:
+        for name, here in table.items():
             peers = Peers()
             log = RaftLog(
                 RaftLogConfig(
                     node_id=name,
-                    listen=table[name].raft,
+                    listen=here.raft,
                     peers={n: peer.raft for n, peer in table.items()},
                     data_dir=directory / name / "log",
                 )

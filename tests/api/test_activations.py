@@ -12,7 +12,7 @@ from tests.api.test_models import code_of
 
 
 async def active(served: Served, query: str = "") -> dict:
-    return (await served.http.get(f"/v1/models/m/active{query}")).json()
+    return dict((await served.http.get(f"/v1/models/m/active{query}")).json())
 
 
 async def test_activate_and_read(served: Served):
@@ -26,7 +26,13 @@ async def test_activate_and_read(served: Served):
     assert (0, None, None) == (before["generation"], before["assignment"], before["version"])
     assert (200, '"1"') == (response.status_code, response.headers["etag"])
     assert took_ms >= LEASE_MS
-    assert {"model": "m", "version": "1.0.0", "generation": 1, "effective": True, "not_ready": {}}.items() <= response.json().items()
+    assert {
+        "model": "m",
+        "version": "1.0.0",
+        "generation": 1,
+        "effective": True,
+        "not_ready": {},
+    }.items() <= response.json().items()
     assert (1, "1.0.0", "lease") == (after["generation"], after["version"], after["consistency"])
     assert {"stable": "1.0.0", "candidate": None, "share_bp": 0}.items() <= after["assignment"].items()
 

@@ -22,7 +22,12 @@ async def test_create_and_show(served: Served):
 
     assert (201, '"0"', "/v1/models/m") == (created.status_code, created.headers["etag"], created.headers["location"])
     assert created.json() == shown.json()
-    assert {"staleness_max_ms": None, "fallback_allowed": True, "versions_kept": 3, "prefetch_ms": 30000} == shown.json()["policy"]
+    assert {
+        "staleness_max_ms": None,
+        "fallback_allowed": True,
+        "versions_kept": 3,
+        "prefetch_ms": 30000,
+    } == shown.json()["policy"]
     assert (0, None, []) == (shown.json()["generation"], shown.json()["assignment"], shown.json()["versions"])
 
 
@@ -73,7 +78,9 @@ async def test_lists_in_pages(served: Served):
     assert (["c"], None) == ([model["name"] for model in second["items"]], second["next_cursor"])
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "cursor=???", "cursor=" + "a" * 2000, "consistency=maybe"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=1001", "limit=x", "cursor=???", "cursor=" + "a" * 2000, "consistency=maybe"]
+)
 async def test_a_query_that_makes_no_sense(served: Served, query):
     assert (422, "invalid") == code_of(await served.http.get(f"/v1/models?{query}"))
 
@@ -96,9 +103,8 @@ async def test_a_query_that_makes_no_sense(served: Served, query):
 )
 async def test_an_unknown_model(served: Served, method, path):
     body = {"version": "1.0.0"} if path == "/activations" else {}
-    response = await served.http.request(
-        method, f"/v1/models/nope{path}", **({} if method in {"GET", "DELETE"} else {"json": body})
-    )
+    json = None if method in {"GET", "DELETE"} else body
+    response = await served.http.request(method, f"/v1/models/nope{path}", json=json)
 
     assert (404, "unknown_model") == code_of(response)
     assert "nope" in response.json()["detail"]
@@ -272,5 +278,7 @@ async def test_the_audit_knows_who_asked_and_what_came_of_it(served: Served):
         if (cursor := page["next_cursor"]) is None:
             break
 
-    assert [("bob", "model_exists")] * 3 + [("ada", "ok"), ("bootstrap", "ok")] == [(i["author"], i["code"]) for i in items]
+    assert [("bob", "model_exists")] * 3 + [("ada", "ok"), ("bootstrap", "ok")] == [
+        (i["author"], i["code"]) for i in items
+    ]
     assert ("CreateModel", "m") == (items[0]["command"], items[0]["subject"])
