@@ -100,7 +100,7 @@ class FetchPlan:
         if self._running_count() >= JOBS_MAX:
             return None
         for (model, _), item in self._in_order():
-            if item.stage is not Stage.WAITING or now_ns < item.due_ns:
+            if item.stage is not Stage.WAITING or now_ns < item.due_ns or self._behind(model, item):
                 continue
             if item.version.size_bytes > self._download_bytes_max:
                 self._postpone(item, reason=f"{item.version.size_bytes} bytes exceed download_bytes_max", now_ns=now_ns)
@@ -145,7 +145,12 @@ class FetchPlan:
         """When `next_step` next has something to do by time alone; None while as many jobs run as may."""
         if self._running_count() >= JOBS_MAX:
             return None
-        return min((item.due_ns for item in self._items.values() if item.stage is Stage.WAITING), default=None)
+        waiting = [
+            item.due_ns
+            for (model, _), item in self._items.items()
+            if item.stage is Stage.WAITING and not self._behind(model, item)
+        ]
+        return min(waiting, default=None)
 
     def reasons(self, model: str) -> dict[str, str]:
         """Digest to one sentence, for what failed."""
@@ -170,6 +175,14 @@ class FetchPlan:
         return f"<FetchPlan {items}>"
 
     # ---- helpers
+
+    def _behind(self, model: str, item: _Item) -> bool:
+        """What is needed less waits until what is needed has been tried, so that no fallback overtakes the right one."""
+        return item.role in _MAY_GIVE_WAY and any(
+            other.stage is not Stage.READY and other.attempt_count == 0
+            for key, other in self._items.items()
+            if key[0] == model and other.role not in _MAY_GIVE_WAY
+        )
 
     def _running_count(self) -> int:
         return sum(item.stage is Stage.RUNNING for item in self._items.values())

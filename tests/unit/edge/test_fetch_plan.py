@@ -197,3 +197,12 @@ def test_whatever_happens_needed_things_get_ready_and_nothing_is_lost(seed):
                 ready.add((model, digest))
         needed = {(m, t.version.digest) for m, targets in wanted.items() for t in targets}
         assert ready <= needed
+
+
+def test_no_fallback_overtakes_the_version_that_is_tried_first():
+    plan = Plan()
+    plan.want("m", target("1"), target("0", "previous"))
+    assert [plan.step(), plan.step()] == ["load m@1", None]
+    assert plan.core.next_deadline_ns() is None
+    plan.failed("m", "1")
+    assert plan.step() == "load m@0"
