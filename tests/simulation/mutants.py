@@ -1,0 +1,447 @@
+"""Each rule of the slow barrier, switched off: the simulation must notice (protocol, section 11).
+
+A mutant patches functions of the code under test while a run lasts; the product knows nothing of it. `caught_within` is
+the number of seeds, counted from 0, within which some run must break one of `breaks`. What is rare among seeds has a
+directed scenario besides: knobs that are set on every seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pytest
+
+from consistency_service.core.authority import Authority, Instant, PublishBeacon
+from consistency_service.core.commands import ConfirmAuthority
+from consistency_service.core.machine import MetadataMachine, RefusalError
+from edge_client.core.follower import Follower
+from edge_client.protocol.clocks import ClockSamples
+from edge_client.protocol.drift import Drift
+from edge_client.protocol.messages import Beacon
+from edge_client.protocol.position import Position
+from edge_client.protocol.reader import Reader
+from tests.simulation.clock import MS, S
+from tests.simulation.node import SimNode
+
+Patch = pytest.MonkeyPatch
+replace = msgspec.structs.replace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutant:
+    """One rule off."""
+
+    name: str
+    install: Callable[[Patch], None] = field(repr=False)
+    breaks: frozenset[str]
+    caught_within: int = 100
+    directed: dict[str, Any] = field(default_factory=dict)
+    """Knobs set on every seed."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+# ---- clocks
+
+
+def _no_kappa(patch: Patch) -> None:
+    patch.setattr(Drift, "faster_ns", lambda self, elapsed_ns: elapsed_ns)
+    patch.setattr(Drift, "slower_ns", lambda self, elapsed_ns: elapsed_ns)
+
+
+def _first_order_kappa(patch: Patch) -> None:
+    """1 + 2 rho: the first term of the series."""
+    patch.setattr(Drift, "faster_ns", lambda self, ns: -(-ns * (1_000_000 + 2 * self.rho_ppm) // 1_000_000))
+    patch.setattr(Drift, "slower_ns", lambda self, ns: ns * 1_000_000 // (1_000_000 + 2 * self.rho_ppm))
+
+
+def _no_nonce_pairing(patch: Patch) -> None:
+    """A reply answers the latest request."""
+    unpatched = Reader.clock_reply_received
+
+    def received(self: Reader, reply, *, now_ns: int):
+        if self._requests:
+            nonce = list(self._requests)[-1]
+            self._requests[nonce] = (self._requests[nonce][0], None)
+            reply = replace(reply, nonce=nonce)
+        return unpatched(self, reply, now_ns=now_ns)
+
+    patch.setattr(Reader, "clock_reply_received", received)
+
+
+def _stop_by_lo(patch: Patch) -> None:
+    unpatched = Reader.standing
+
+    def standing(self: Reader, pending, **more: Any):
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(ClockSamples, "surely_before_until_ns", ClockSamples.surely_reached_from_ns)
+            return unpatched(self, pending, **more)
+
+    patch.setattr(Reader, "standing", standing)
+
+
+def _lease_by_lo(patch: Patch) -> None:
+    unpatched = Reader._renew_lease
+
+    def renew(self: Reader) -> None:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(ClockSamples, "surely_before_until_ns", ClockSamples.surely_reached_from_ns)
+            unpatched(self)
+
+    patch.setattr(Reader, "_renew_lease", renew)
+
+
+def _start_by_hi(patch: Patch) -> None:
+    patch.setattr(ClockSamples, "surely_reached_from_ns", ClockSamples.surely_before_until_ns)
+
+
+# ---- beacons
+
+
+def _no_confirm_round(patch: Patch) -> None:
+    """The beacon goes out when it is proposed."""
+    unpatched = Authority._confirm
+    patch.setattr(Authority, "_beacon", lambda self, command, *, now_ns: ())
+
+    def confirm(self: Authority, *, now_ns: int):
+        effects = unpatched(self, now_ns=now_ns)
+        state = self._machine.state
+        return effects + tuple(
+            PublishBeacon(
+                beacon=Beacon(
+                    epoch=state.epoch,
+                    revision=state.revision,
+                    clock_id=self.clock_id,
+                    assumption=effect.command.assumption,
+                    assumed_at_ns=0,
+                    t0_ns=effect.command.t0_ns,
+                )
+            )
+            for effect in effects
+        )
+
+    patch.setattr(Authority, "_confirm", confirm)
+
+
+def _lease_from_confirmation(patch: Patch) -> None:
+    """`t0` is read when the confirmation applies."""
+    unpatched = Authority._beacon
+    patch.setattr(
+        Authority,
+        "_beacon",
+        lambda self, command, *, now_ns: unpatched(self, replace(command, t0_ns=now_ns), now_ns=now_ns),
+    )
+
+
+def _revision_at_proposal(patch: Patch) -> None:
+    """The beacon names the revision of when it was proposed."""
+    unpatched, unpatched_beacon = Authority._confirm, Authority._beacon
+    revisions: dict[tuple[str, int, int], int] = {}
+
+    def confirm(self: Authority, *, now_ns: int):
+        effects = unpatched(self, now_ns=now_ns)
+        for effect in effects:
+            command = effect.command
+            revisions[command.clock_id, command.assumption, command.number] = self._machine.state.revision
+        return effects
+
+    def beacon(self: Authority, command: ConfirmAuthority, *, now_ns: int):
+        revision = revisions.get((command.clock_id, command.assumption, command.number))
+        return tuple(
+            PublishBeacon(beacon=replace(effect.beacon, revision=revision or effect.beacon.revision))
+            for effect in unpatched_beacon(self, command, now_ns=now_ns)
+        )
+
+    patch.setattr(Authority, "_confirm", confirm)
+    patch.setattr(Authority, "_beacon", beacon)
+
+
+def _not_caught_up(patch: Patch) -> None:
+    unpatched = Reader.beacon_received
+
+    def received(self: Reader, beacon: Beacon, *, now_ns: int):
+        if beacon.epoch == self.position.epoch:
+            beacon = replace(beacon, revision=min(beacon.revision, self.position.revision))
+        return unpatched(self, beacon, now_ns=now_ns)
+
+    patch.setattr(Reader, "beacon_received", received)
+
+
+# ---- who may speak
+
+
+def _no_fence(patch: Patch) -> None:
+    """Whoever believes to have authority may speak, in the order of numbers of each."""
+
+    def fence(self: MetadataMachine, command) -> None:
+        return
+
+    patch.setattr(MetadataMachine, "_pass_fence", fence)
+
+
+def _fence(self: MetadataMachine, command, *, assumption: bool, number: bool) -> None:
+    authority = self.state.authority
+    if authority is None or authority.clock_id != command.clock_id:
+        raise RefusalError("not_authority")
+    if assumption and authority.assumption != command.assumption:
+        raise RefusalError("not_authority")
+    if number and command.number <= self.state.last_number:
+        raise RefusalError("number_passed")
+    self.state.last_number = command.number
+
+
+def _no_assumption_in_fence(patch: Patch) -> None:
+    patch.setattr(
+        MetadataMachine, "_pass_fence", lambda self, command: _fence(self, command, assumption=False, number=True)
+    )
+
+
+def _no_numbers(patch: Patch) -> None:
+    patch.setattr(
+        MetadataMachine, "_pass_fence", lambda self, command: _fence(self, command, assumption=True, number=False)
+    )
+
+
+def _no_compare_and_set(patch: Patch) -> None:
+    unpatched = MetadataMachine._assume
+
+    def assume(self: MetadataMachine, command):
+        current = self.state.authority.assumption if self.state.authority else 0
+        return unpatched(self, replace(command, replaces=current))
+
+    patch.setattr(MetadataMachine, "_assume", assume)
+
+
+def _instant_before_assumption(patch: Patch) -> None:
+    """The instant is counted from when authority was asked for."""
+    unpatched, unpatched_assume = Authority.choose_instant, Authority._assume
+
+    def assume(self: Authority, *, now_ns: int):
+        effects = unpatched_assume(self, now_ns=now_ns)
+        if effects:
+            self._asked_at_ns = now_ns  # type: ignore[attr-defined]
+        return effects
+
+    def choose(self: Authority, *, now_ns: int) -> Instant | None:
+        instant = unpatched(self, now_ns=now_ns)
+        early_ns = now_ns - self._asked_at_ns if instant else 0  # type: ignore[attr-defined]
+        if instant is None or early_ns > 2 * instant.lead_ns:
+            return instant
+        return Instant(
+            clock_id=instant.clock_id,
+            assumption=instant.assumption,
+            number=instant.number,
+            effective_at_ns=instant.effective_at_ns - early_ns,
+            lead_ns=instant.lead_ns,
+        )
+
+    patch.setattr(Authority, "_assume", assume)
+    patch.setattr(Authority, "choose_instant", choose)
+
+
+# ---- activation and settlement
+
+
+def _choose(patch: Patch, lead: Callable[[Any], int]) -> None:
+    unpatched = Authority.choose_instant
+
+    def choose(self: Authority, *, now_ns: int) -> Instant | None:
+        instant = unpatched(self, now_ns=now_ns)
+        if instant is None:
+            return None
+        lead_ns = lead(self._machine.state.terms)
+        return Instant(
+            clock_id=instant.clock_id,
+            assumption=instant.assumption,
+            number=instant.number,
+            effective_at_ns=now_ns + lead_ns,
+            lead_ns=lead_ns,
+        )
+
+    patch.setattr(Authority, "choose_instant", choose)
+
+
+def _no_margin(patch: Patch) -> None:
+    _choose(patch, lambda terms: terms.lease_ns)
+
+
+def _lease_changed_within_epoch(patch: Patch) -> None:
+    """The authority was started with another, shorter L than the epoch's."""
+    _choose(patch, lambda terms: terms.lease_ns * 3 // 4 + terms.margin_ns)
+
+
+def _two_pending(patch: Patch) -> None:
+    unpatched = MetadataMachine._changeable
+
+    def changeable(self: MetadataMachine, change):
+        model = self.state.models.get(change.model)
+        pending, assignment = (model.pending, model.assignment) if model is not None else (None, None)
+        if model is not None and pending is not None:
+            model.pending = None
+        try:
+            return unpatched(self, change)
+        except RefusalError:
+            if model is not None:
+                model.pending = pending
+            raise
+
+    patch.setattr(MetadataMachine, "_changeable", changeable)
+
+
+def _no_settle_wait(patch: Patch) -> None:
+    unpatched = Authority._settle_foreign
+
+    def settle(self: Authority, *, now_ns: int):
+        self._pending_seen_at_ns = dict.fromkeys(self._pending_seen_at_ns, -(1 << 61))
+        return unpatched(self, now_ns=now_ns)
+
+    patch.setattr(Authority, "_settle_foreign", settle)
+
+
+def _settle_wait_without_kappa(patch: Patch) -> None:
+    unpatched = Authority._settle_foreign
+
+    def settle(self: Authority, *, now_ns: int):
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(Drift, "faster_ns", lambda self, ns: ns)
+            return unpatched(self, now_ns=now_ns)
+
+    patch.setattr(Authority, "_settle_foreign", settle)
+
+
+def _settle_whatever_is_pending(patch: Patch) -> None:
+    def settle_pending(self: MetadataMachine, command):
+        models = [m for m in self.state.models.values() if m.pending is not None]
+        if not models:
+            raise RefusalError("nothing_pending", activation=command.activation)
+        return self._settle(models, command)
+
+    patch.setattr(MetadataMachine, "_settle_pending", settle_pending)
+
+
+def _pending_rule_off_through_log(patch: Patch) -> None:
+    unpatched = Reader.standing
+
+    def standing(self: Reader, pending, *, now_ns: int, through_log: bool = False):
+        return unpatched(self, None if through_log else pending, now_ns=now_ns, through_log=through_log)
+
+    patch.setattr(Reader, "standing", standing)
+
+
+def _no_silence(patch: Patch) -> None:
+    patch.setattr(Authority, "silent", lambda self, *, now_ns: not self._machine.state.epoch)
+
+
+# ---- order
+
+
+def _position_may_shrink(patch: Patch) -> None:
+    """A snapshot is taken whatever its revision."""
+    unpatched = Follower._install
+
+    def install(self: Follower, assembled):
+        snapshot = assembled.snapshot
+        if snapshot.epoch == self.position.epoch and snapshot.revision < self.position.revision:
+            self.position = Position(snapshot.epoch, snapshot.revision - 1)
+        return unpatched(self, assembled)
+
+    def applied(self: Reader, position: Position, *, now_ns: int) -> None:
+        if position < self.position:
+            self.position = position
+            return
+        unpatched_applied(self, position, now_ns=now_ns)
+
+    unpatched_applied = Reader.applied
+    patch.setattr(Follower, "_install", install)
+    patch.setattr(Reader, "applied", applied)
+
+
+def _events_in_any_order(patch: Patch) -> None:
+    """Gaps are not noticed."""
+    unpatched = Follower.event_received
+
+    def received(self: Follower, event, *, frame: bytes, now_ns: int):
+        if event.epoch == self.position.epoch and event.revision > self.position.revision:
+            self._early = {position: early for position, early in self._early.items() if position > event.position}
+            effects = (self._apply(event, frame=frame),)
+            return (*effects, *self._settle_wants(now_ns=now_ns))
+        return unpatched(self, event, frame=frame, now_ns=now_ns)
+
+    patch.setattr(Follower, "event_received", received)
+
+
+def _no_deduplication(patch: Patch) -> None:
+    patch.setattr(MetadataMachine, "_remember", lambda self, command, outcome: None)
+
+
+# ---- the bound
+
+
+def _bound_without_beacons(patch: Patch) -> None:
+    def bound(self: Reader, pending, *, serve_next: bool, now_ns: int):
+        if pending is None or serve_next:
+            return 0
+        hi_ns = clock.samples.hi_ns(now_ns=now_ns) if (clock := self._clocks.get(pending.clock_id)) else None
+        return None if hi_ns is None else self._drift.real_ns_max(max(0, hi_ns - pending.effective_at_ns))
+
+    patch.setattr(Reader, "staleness_bound_ns", bound)
+
+
+def _bound_without_pending(patch: Patch) -> None:
+    unpatched = Reader.staleness_bound_ns
+    patch.setattr(
+        Reader,
+        "staleness_bound_ns",
+        lambda self, pending, *, serve_next, now_ns: unpatched(self, None, serve_next=serve_next, now_ns=now_ns),
+    )
+
+
+def _bound_without_rate(patch: Patch) -> None:
+    patch.setattr(Drift, "real_ns_max", lambda self, elapsed_ns: elapsed_ns)
+
+
+_STRONG = frozenset({"inversion", "active"})
+_BOUND = frozenset({"bound"})
+_DRIFT: dict[str, Any] = {"rho_ppm": 50_000}
+_ = (MS, S, SimNode)
+
+
+def _mutant(name: str, install: Callable[[Patch], None], breaks: frozenset[str] = _STRONG, **more: Any) -> Mutant:
+    return Mutant(name=name, install=install, breaks=breaks, **more)
+
+
+MUTANTS = (
+    _mutant("kappa removed", _no_kappa),
+    _mutant("kappa to first order", _first_order_kappa),
+    _mutant("nonce pairing off", _no_nonce_pairing),
+    _mutant("lo for stopping", _stop_by_lo),
+    _mutant("lo for the lease", _lease_by_lo),
+    _mutant("hi for starting", _start_by_hi),
+    _mutant("no confirm round", _no_confirm_round),
+    _mutant("lease counted from the confirmation", _lease_from_confirmation),
+    _mutant("revision read at proposal", _revision_at_proposal),
+    _mutant("lease before caught up", _not_caught_up),
+    _mutant("no fence", _no_fence),
+    _mutant("no assumption in the fence", _no_assumption_in_fence),
+    _mutant("no numbers", _no_numbers),
+    _mutant("no compare and set", _no_compare_and_set),
+    _mutant("instant chosen before assuming", _instant_before_assumption),
+    _mutant("no margin", _no_margin),
+    _mutant("L changed within an epoch", _lease_changed_within_epoch),
+    _mutant("two pending", _two_pending),
+    _mutant("no settle wait", _no_settle_wait),
+    _mutant("settle wait without kappa", _settle_wait_without_kappa),
+    _mutant("settle whatever is pending", _settle_whatever_is_pending),
+    _mutant("no pending rule through the log", _pending_rule_off_through_log),
+    _mutant("no silence in a new epoch", _no_silence),
+    _mutant("position may shrink", _position_may_shrink, frozenset({"position", *_STRONG})),
+    _mutant("events in any order", _events_in_any_order, frozenset({"history"})),
+    _mutant("no request ids", _no_deduplication, frozenset({"twice"})),
+    _mutant("bound without the beacons' term", _bound_without_beacons, _BOUND),
+    _mutant("bound without the pending term", _bound_without_pending, _BOUND),
+    _mutant("bound without the rate", _bound_without_rate, _BOUND),
+)
