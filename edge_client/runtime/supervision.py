@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 BACKOFF_NS_MIN: Final = 100_000_000
 BACKOFF_NS_MAX: Final = 5_000_000_000
+CANCEL_AGAIN_S: Final = 0.1
 
 
 class Supervisor:
@@ -30,8 +31,14 @@ class Supervisor:
     async def run(self, drivers: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
         """Run until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for name, driver in drivers.items():
+            tasks = [
                 group.create_task(self._keep_running(name, driver), name=f"edge-{name}")
+                for name, driver in drivers.items()
+            ]
+            try:
+                await asyncio.wait(tasks)
+            finally:
+                await _end(tasks)
 
     async def _keep_running(self, name: str, driver: Callable[[], Awaitable[None]]) -> None:
         backoff_ns = BACKOFF_NS_MIN
@@ -41,9 +48,20 @@ class Supervisor:
                 await driver()
                 return
             except Exception:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise  # a driver that failed while it was being cancelled ends all the same
                 self.counters[f"{name}_driver_failed"] += 1
                 _log.exception("driver_failed driver=%s restart_in_ms=%d", name, backoff_ns // 1_000_000)
             if self._clock.now_ns() - began_ns > BACKOFF_NS_MAX:
                 backoff_ns = BACKOFF_NS_MIN
             await self._clock.sleep_until(self._clock.now_ns() + backoff_ns)
             backoff_ns = min(BACKOFF_NS_MAX, backoff_ns * 2)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """All are done. Before Python 3.12 `asyncio.wait_for`, which our libraries use, may swallow a cancellation: ask again."""
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
