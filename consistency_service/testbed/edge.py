@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import IO, Any, Final, Literal, Protocol
@@ -210,13 +211,23 @@ async def run_many(edge: Edge, settings: EdgeSettings) -> None:
         clients: dict[str, AsyncEdgeClient] = {}
 
         async def connect(edge_id: str) -> None:
-            client = await AsyncEdgeClient.connect(**_connection(settings, edge_id=edge_id))
-            clients[edge_id] = await resources.enter_async_context(client)
+            deadline_ns = boottime_ns() + ID_TAKEN_NS_MAX
+            while edge_id not in clients:
+                try:
+                    client = await AsyncEdgeClient.connect(**_connection(settings, edge_id=edge_id))
+                    clients[edge_id] = await resources.enter_async_context(client)
+                except EdgeIdTakenError:
+                    if edge.stopping or boottime_ns() >= deadline_ns:
+                        raise
+                    await asyncio.sleep(WAIT_S)
 
         ids = [f"{settings.edge_id}-{number}" for number in range(settings.edges_in_process)]
-        async with asyncio.TaskGroup() as connecting:
-            for edge_id in ids:
-                connecting.create_task(connect(edge_id))
+        try:
+            async with asyncio.TaskGroup() as connecting:
+                for edge_id in ids:
+                    connecting.create_task(connect(edge_id))
+        except* EdgeError as group:
+            raise next(_leaves(group)) from None
         loops: list[ReadLoop] = []
         for edge_id in ids:
             for name in settings.models:
@@ -247,6 +258,11 @@ def _connected(edge: Edge, settings: EdgeSettings) -> EdgeClient:
             if edge.stopping or boottime_ns() >= deadline_ns:
                 raise
         time.sleep(WAIT_S)
+
+
+def _leaves(group: BaseExceptionGroup[EdgeError]) -> Iterator[EdgeError]:
+    for error in group.exceptions:
+        yield from _leaves(error) if isinstance(error, BaseExceptionGroup) else (error,)
 
 
 def _connection(settings: EdgeSettings, *, edge_id: str) -> dict[str, Any]:
