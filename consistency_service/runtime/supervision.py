@@ -28,6 +28,7 @@ class Supervisor:
                 await asyncio.wait(tasks)
             finally:
                 await _end(tasks)
+                tasks.clear()  # a task keeps, by its traceback, what its driver held
 
     async def _keep_running(self, name: str, driver: Callable[[], Awaitable[None]]) -> None:
         backoff_s = BACKOFF_MIN_S
