@@ -39,7 +39,7 @@ from edge_client.runtime.follow import Follow
 from edge_client.runtime.listeners import Listeners
 from edge_client.runtime.model import AsyncModel, ClockedModel
 from edge_client.runtime.models import Handling, Models
-from edge_client.runtime.report import Report
+from edge_client.runtime.report import PATIENCE_NS, Report
 from edge_client.runtime.restore import Restore
 from edge_client.runtime.signals import Pulse, Signal
 from edge_client.runtime.state import EdgeState, Wakes
@@ -162,8 +162,9 @@ class AsyncEdgeClient:
     ) -> Self:
         """A client that follows the region, whoever is away just now; `settings` are the other fields of `EdgeConfig`.
 
-        Raises `ConfigError`, and `EdgeIdTakenError` when the region says within a second that another living process
-        uses the edge id. Waits no longer than that second.
+        Raises `ConfigError`, and `EdgeIdTakenError` when the region says that another living process uses the edge id.
+        Waits no longer than a second for the region's word, and five where it refuses: the life before may have crashed
+        a moment ago, and then the id is ours once it has been silent for three.
         """
         try:
             config = EdgeConfig(
@@ -370,8 +371,12 @@ class AsyncEdgeClient:
         )
 
     async def _hear_about_id(self) -> None:
-        deadline_ns = self._clock.now_ns() + HEARD_NS
-        while self._report.accepted is None and self._clock.now_ns() < deadline_ns:
+        """Wait for the region's word on our id; once refused, until it is ours or patience ends."""
+        began_ns = self._clock.now_ns()
+        while not self._report.accepted:
+            deadline_ns = began_ns + (HEARD_NS if self._report.accepted is None else PATIENCE_NS)
+            if self._clock.now_ns() >= deadline_ns:
+                break
             await self._pulse.wait(clock=self._clock, deadline_ns=deadline_ns)
         if self._report.accepted is False:
             raise EdgeIdTakenError(

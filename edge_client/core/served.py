@@ -288,6 +288,7 @@ class Served:
                 clock_id=activation.clock_id,
                 late_ns=(lo_ns + hi_ns) // 2 - activation.effective_at_ns,
                 uncertainty_ns=hi_ns - lo_ns,
+                at_ns=at_ns,
             )
         )
 

@@ -48,8 +48,12 @@ class Listeners:
         """Tell until cancelled."""
         while True:
             await self._wake.wait(clock=self._clock, deadline_ns=None)
-            for change in self._state.changes():
-                self.tell(change)
+            self._tell_all()
+
+    def _tell_all(self) -> None:
+        """A function of its own: `run` lives on, and a change it still named would pin its model."""
+        for change in self._state.changes():
+            self.tell(change)
 
     def tell(self, change: Change) -> None:
         """Call every listener of the model once; none can stop the others."""

@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 MS: Final = 1_000_000
 GAP_NS_MIN: Final = 50 * MS
 REFUSED_INTERVAL_NS: Final = 30_000 * MS
+PATIENCE_NS: Final = 5_000 * MS
+"""How long a new life asks for its id every second: the one before may have crashed a moment ago."""
 SWITCH_REPORTS: Final = 3
 """How many successive reports carry a switch, since any of them may be lost."""
 SWITCHES_MAX: Final = 64
@@ -68,12 +70,15 @@ class Report:
 
     async def run(self) -> None:
         """Report until cancelled."""
+        began_ns = self._clock.now_ns()
         while True:
             await self.send()
             now_ns = self._clock.now_ns()
             await self._clock.sleep_until(now_ns + GAP_NS_MIN)
             if self.accepted is False:
-                await self._clock.sleep_until(now_ns + REFUSED_INTERVAL_NS)
+                patient = now_ns - began_ns < PATIENCE_NS
+                interval_ns = self._config.report_interval_ms * MS if patient else REFUSED_INTERVAL_NS
+                await self._clock.sleep_until(now_ns + interval_ns)
             else:
                 await self._wake.wait(clock=self._clock, deadline_ns=now_ns + self._config.report_interval_ms * MS)
 

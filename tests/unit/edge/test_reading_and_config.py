@@ -94,7 +94,7 @@ def test_defaults_are_acceptable():
         ({"labels": {"": "a"}}, "labels"),
         ({"labels": {"a": "x" * 257}}, "labels"),
         ({"report_interval_ms": 49}, "report_interval_ms"),
-        ({"report_interval_ms": 60_001}, "report_interval_ms"),
+        ({"report_interval_ms": 2_001}, "report_interval_ms"),
         ({"memory_bytes_max": 0}, "memory_bytes_max"),
         ({"download_bytes_max": -1}, "download_bytes_max"),
     ],
