@@ -26,9 +26,10 @@ class Supervisor:
             tasks = [group.create_task(self._keep_running(name, driver), name=name) for name, driver in drivers.items()]
             try:
                 await asyncio.wait(tasks)
-            finally:
+            except asyncio.CancelledError as error:
                 await _end(tasks)
-                tasks.clear()  # a task keeps, by its traceback, what its driver held
+                tasks.clear()
+                raise error.with_traceback(None) from None  # its traceback refers to the tasks, and to what drivers held
 
     async def _keep_running(self, name: str, driver: Callable[[], Awaitable[None]]) -> None:
         backoff_s = BACKOFF_MIN_S

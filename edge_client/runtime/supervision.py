@@ -37,9 +37,10 @@ class Supervisor:
             ]
             try:
                 await asyncio.wait(tasks)
-            finally:
+            except asyncio.CancelledError as error:
                 await _end(tasks)
-                tasks.clear()  # a task keeps, by its traceback, what its driver held
+                tasks.clear()
+                raise error.with_traceback(None) from None  # its traceback refers to the tasks, and to what drivers held
 
     async def _keep_running(self, name: str, driver: Callable[[], Awaitable[None]]) -> None:
         backoff_ns = BACKOFF_NS_MIN
