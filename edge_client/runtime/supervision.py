@@ -40,7 +40,8 @@ class Supervisor:
             except asyncio.CancelledError as error:
                 await _end(tasks)
                 tasks.clear()
-                raise error.with_traceback(None) from None  # its traceback refers to the tasks, and to what drivers held
+                # Its traceback refers to the tasks, and through them to all that the drivers held.
+                raise error.with_traceback(None) from None
 
     async def _keep_running(self, name: str, driver: Callable[[], Awaitable[None]]) -> None:
         backoff_ns = BACKOFF_NS_MIN
