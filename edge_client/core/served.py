@@ -83,7 +83,10 @@ class Served:
     def view_applied(self, view: ModelView | None, *, position: Position, now_ns: int) -> None:
         """The model looks like this at `position`; None: the region knows no such model."""
         if position.epoch != self._position.epoch:
-            self._crossed = self._switched = self._activation = None
+            self._crossed = self._switched = self._activation = self._last = None
+        elif view is None or (self._view is not None and view.generation < self._view.generation):
+            # Deleted, perhaps created anew: what was served last belongs to no generation that now counts.
+            self._activation = self._last = None
         self._view, self._position = view, position
         pending = view.pending if view else None
         if pending is not None and (self._activation is None or self._activation[0].revision != pending.revision):

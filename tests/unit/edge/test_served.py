@@ -218,6 +218,21 @@ def test_falls_back_to_what_was_served_last_and_keeps_it_meanwhile(desk):
         desk.choose(now_ns=43 * MS)
 
 
+@pytest.mark.parametrize("how", ["deleted", "created anew", "restored"])
+def test_what_was_served_in_another_history_is_no_fallback(desk, how):
+    """Its generation number means another assignment now, or none."""
+    desk.view(generation=3)
+    desk.load("1")
+    assert desk.said(now_ns=30 * MS) == ("1", 3, "strong")
+    if how == "deleted":
+        desk.served.view_applied(None, position=Position(5, 11), now_ns=40 * MS)
+    view = ModelView(name="m", policy=Policy(), generation=1, assignment=Assignment(stable="3"), versions=V)
+    position = Position(6, 12) if how == "restored" else Position(5, 12)
+    desk.served.view_applied(view, position=position, now_ns=50 * MS)
+    with pytest.raises(ModelNotReadyError):
+        desk.choose(now_ns=60 * MS)
+
+
 def test_policies(desk):
     desk.view(policy=Policy(staleness_max_ms=5_000))
     desk.load("1")
