@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 
-from ops.bench import failover, reads, swap
+from ops.bench import failover, history, reads, swap
 from ops.bench.figures import Figure
 
 PARTS: dict[str, tuple[str, Callable[[], list[Figure]]]] = {
     "reads": ("what a read costs, beside what it would be compared with", reads.measure),
     "swap": ("a swap across 50 edges, from acceptance to the last computed instant", swap.measure),
+    "history": ("a recorded history of activations under reading edges, judged", history.measure),
     "failover": ("a dead leader, with edges reading all the time", failover.measure),
 }
 
