@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from consistency_service.testbed.edge_status import EdgeStatus, read_status
 from consistency_service.testbed.region_calls import Region
@@ -15,6 +15,7 @@ from consistency_service.testbed.supervisor import Testbed
 from consistency_service.testbed.topology import TestbedConfig
 
 MODEL = "m"
+T = TypeVar("T")
 CONTENT = {"1.0.0": b"one" * 20_000, "2.0.0": b"two" * 20_000, "3.0.0": b"three" * 20_000}
 
 
@@ -94,7 +95,7 @@ def running(directory: Path, *, nodes: int = 3, edges: int = 2, **options: Any) 
             region.close()
 
 
-def eventually(look: Callable[[], Any], *, within_s: float) -> Any:
+def eventually(look: Callable[[], T | None], *, within_s: float) -> T:
     """What `look` returns once that is neither None nor False. Raises `AssertionError` after `within_s` seconds."""
     deadline = time.monotonic() + within_s
     while True:

@@ -6,7 +6,7 @@ from consistency_service.core import commands as c
 from consistency_service.core.authority import AskPeersForBus, Resign
 from consistency_service.core.machine import MetadataMachine
 from edge_client.protocol.drift import Drift
-from edge_client.protocol.models import Terms
+from edge_client.protocol.models import Policy, Terms
 from tests.support.region import MS, SILENCE_NS, Driven, activation, assume, bootstrapped
 
 
@@ -85,7 +85,7 @@ def test_a_beacon_goes_out_when_its_confirmation_applies_and_names_the_revision_
     t0_ns = SILENCE_NS + 100 * MS
     node.take(node.core.tick(now_ns=t0_ns))
     assert node.beacons == []
-    node.machine.apply(c.ChangePolicy(model="m", policy=c.Policy(versions_kept=3)))
+    node.machine.apply(c.ChangePolicy(model="m", policy=Policy(versions_kept=3)))
     node.commit(now_ns=t0_ns + 70 * MS)
 
     beacon = node.beacons[0].beacon
