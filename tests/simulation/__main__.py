@@ -13,7 +13,6 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from typing import TypeVar
 
 import pytest
 
@@ -23,7 +22,6 @@ from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.world import Result, run
 
 BATCH = 10
-_T = TypeVar("_T")
 
 
 def play_batch(first: int, count: int) -> list[Result]:
@@ -31,12 +29,12 @@ def play_batch(first: int, count: int) -> list[Result]:
     return [run(seed) for seed in range(first, first + count)]
 
 
-def hunt(mutant: Mutant, budget: int) -> tuple[int | None, Result | None, Counter[str]]:
-    """The first seed below `budget` that catches the mutant, and what other rules broke before."""
+def hunt(mutant: Mutant, *, first: int = 0, budget: int) -> tuple[int | None, Result | None, Counter[str]]:
+    """The first of `budget` seeds that catches the mutant, and what other rules broke before."""
     others: Counter[str] = Counter()
     with pytest.MonkeyPatch.context() as patch:
         mutant.install(patch)
-        for seed in range(budget):
+        for seed in range(first, first + budget):
             result = run(seed, **mutant.directed)
             if result.rules & mutant.breaks:
                 return seed, result, others
@@ -111,7 +109,7 @@ def mutants_command(args: argparse.Namespace) -> int:
 
 
 def hunt_by_name(name: str, budget: int) -> tuple[int | None, Result | None, Counter[str]]:
-    return hunt(next(mutant for mutant in MUTANTS if mutant.name == name), budget)
+    return hunt(next(mutant for mutant in MUTANTS if mutant.name == name), budget=budget)
 
 
 def main() -> int:

@@ -80,8 +80,9 @@ class SimEdge(Process):
         """Begin a life with empty hands."""
         self.life += 1
         self.alive = True
-        self.free_at_ns = self._since_ns = self.world.now_ns
+        self.free_at_ns = self.world.now_ns
         self.local_ns = self.clock.read(self.world.now_ns)
+        self._since = (self.free_at_ns, self.local_ns)
         wakes = Wakes(send=_nothing, targets=self._targets_changed, changes=_nothing)
         self.state = EdgeState(config=self.config, clock=self._port, rng=Random(self.world.rng.random()), wakes=wakes)
         self._position = ORIGIN
@@ -97,7 +98,7 @@ class SimEdge(Process):
         self.run(self.life, self._started)
 
     def crash(self) -> None:
-        self.account(self.world.now_ns)
+        self.account_now()
         self.alive = False
 
     # ---- steps
@@ -172,9 +173,11 @@ class SimEdge(Process):
 
     # ---- what is said
 
-    def account(self, until_ns: int) -> None:
-        if until_ns <= self._since_ns:
+    def account(self, until_ns: int, until_local_ns: int) -> None:
+        since, until = self._since, (until_ns, until_local_ns)
+        if until <= since:
             return
+        self._since = until
         state = self.state
         follower, reader = state._follower, state._reader
         may_be_strong = reader.trusted and follower.epoch_current and not follower.unsupported
@@ -189,10 +192,9 @@ class SimEdge(Process):
                 pending=pending,
                 crossed=crossed,
                 may_be_strong=may_be_strong,
-                since_ns=self._since_ns,
-                until_ns=until_ns,
+                since=since,
+                until=until,
             )
-        self._since_ns = until_ns
 
     def is_current(self, now_ns: int) -> bool:
         """Strong at the newest revision, for every model that can be."""

@@ -44,6 +44,9 @@ class Log:
         self.cannot_learn: set[str] = set()
         self.closed = False
 
+    def __repr__(self) -> str:
+        return f"<Log entries={len(self.entries)}>"
+
     def propose(self, node: SimNode, command: AnyCommand | None, *, token: int) -> None:
         """Offer a command: committed once, at some later instant, or never."""
         world, knobs = self._world, self._world.knobs
@@ -56,13 +59,17 @@ class Log:
         if command is not None and world.rng.random() < knobs.late_proposal_chance:
             delay_ns += world.rng.randrange(knobs.late_ns)
             world.judge.seen["late_proposals"] += 1
-        world.at(node.free_at_ns + on_grain(delay_ns), self._commit, command, token)
+        world.at(node.free_at_ns + on_grain(delay_ns), self._commit, command, token, world.truth.assumption)
 
-    def _commit(self, command: AnyCommand | None, token: int) -> None:
+    def _commit(self, command: AnyCommand | None, token: int, assumption: int = 0) -> None:
         if self.closed:
             return
         world = self._world
+        current = world.truth.assumption
         outcome = None if command is None else world.truth.commit(command, now_ns=world.now_ns)
+        if assumption != current != world.truth.assumption:
+            what = f"{command} was proposed under {assumption}, and deposed {current}"
+            world.judge.accuse("deposed", world.now_ns, what)
         self.entries.append(Entry(command, token, outcome))
         if world.tracing:
             world.trace("log", "commit", (len(self.entries), command, outcome))

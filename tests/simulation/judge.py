@@ -60,6 +60,12 @@ class Truth:
     def position(self) -> Position:
         return self.machine.state.position
 
+    @property
+    def assumption(self) -> int:
+        """The current one; 0 without authority."""
+        authority = self.machine.state.authority
+        return authority.assumption if authority else 0
+
     def commit(self, command: c.AnyCommand, *, now_ns: int) -> Outcome:
         before = self.machine.state.position
         outcome = self.machine.apply(command)

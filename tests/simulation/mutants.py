@@ -5,6 +5,8 @@ the number of seeds, counted from 0, within which some run must break one of `br
 directed scenario besides: knobs that are set on every seed.
 """
 
+# ruff: noqa: ARG005 -- what stands in for a method has its arguments
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -14,17 +16,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from consistency_service.core.authority import Authority, Instant, PublishBeacon
+from consistency_service.core.authority import Authority, Instant, Propose, PublishBeacon
 from consistency_service.core.commands import ConfirmAuthority
 from consistency_service.core.machine import MetadataMachine, RefusalError
+from consistency_service.core.outcomes import Outcome
 from edge_client.core.follower import Follower
 from edge_client.protocol.clocks import ClockSamples
 from edge_client.protocol.drift import Drift
 from edge_client.protocol.messages import Beacon
 from edge_client.protocol.position import Position
 from edge_client.protocol.reader import Reader
-from tests.simulation.clock import MS, S
+from tests.simulation.clock import MS
 from tests.simulation.node import SimNode
+from tests.simulation.workload import Activation
 
 Patch = pytest.MonkeyPatch
 replace = msgspec.structs.replace
@@ -37,6 +41,8 @@ class Mutant:
     name: str
     install: Callable[[Patch], None] = field(repr=False)
     breaks: frozenset[str]
+    known_seed: int = 0
+    """One that catches it."""
     caught_within: int = 100
     directed: dict[str, Any] = field(default_factory=dict)
     """Knobs set on every seed."""
@@ -279,7 +285,7 @@ def _two_pending(patch: Patch) -> None:
 
     def changeable(self: MetadataMachine, change):
         model = self.state.models.get(change.model)
-        pending, assignment = (model.pending, model.assignment) if model is not None else (None, None)
+        pending = model.pending if model is not None else None
         if model is not None and pending is not None:
             model.pending = None
         try:
@@ -313,6 +319,36 @@ def _settle_wait_without_kappa(patch: Patch) -> None:
     patch.setattr(Authority, "_settle_foreign", settle)
 
 
+def _own_settled_early(patch: Patch) -> None:
+    """The authority settles its own activation before the instant, and the log believes it."""
+    unpatched = Authority._confirm
+
+    def confirm(self: Authority, *, now_ns: int):
+        own = tuple(r for r, p in self._machine.state.pendings().items() if p.clock_id == self.clock_id)
+        return tuple(Propose(command=replace(e.command, settled=own)) for e in unpatched(self, now_ns=now_ns))
+
+    def settle(self: MetadataMachine, command):
+        unpatched_state = self.state
+        for model in unpatched_state.models.values():
+            if model.pending is not None and model.pending.revision in command.settled:
+                model.pending = replace(model.pending, effective_at_ns=-(1 << 61))
+        return unpatched_confirm(self, command)
+
+    unpatched_confirm = MetadataMachine._confirm
+    patch.setattr(Authority, "_confirm", confirm)
+    patch.setattr(MetadataMachine, "_confirm", settle)
+
+
+def _told_at_once(patch: Patch) -> None:
+    """The caller of an activation is told when it has applied."""
+
+    def wait_effective(self: Activation, node: SimNode, outcome: Outcome, now_ns: int) -> None:
+        position = Position(node.machine.state.epoch, outcome.revision)
+        self._told(node, position, outcome, now_ns)
+
+    patch.setattr(Activation, "_wait_effective", wait_effective)
+
+
 def _settle_whatever_is_pending(patch: Patch) -> None:
     def settle_pending(self: MetadataMachine, command):
         models = [m for m in self.state.models.values() if m.pending is not None]
@@ -339,9 +375,9 @@ def _no_silence(patch: Patch) -> None:
 # ---- order
 
 
-def _position_may_shrink(patch: Patch) -> None:
+def _old_snapshots_taken(patch: Patch) -> None:
     """A snapshot is taken whatever its revision."""
-    unpatched = Follower._install
+    unpatched, unpatched_applied = Follower._install, Reader.applied
 
     def install(self: Follower, assembled):
         snapshot = assembled.snapshot
@@ -349,15 +385,31 @@ def _position_may_shrink(patch: Patch) -> None:
             self.position = Position(snapshot.epoch, snapshot.revision - 1)
         return unpatched(self, assembled)
 
+    patch.setattr(Follower, "_install", install)
+    patch.setattr(Reader, "applied", _applied_whatever(unpatched_applied))
+
+
+def _old_events_taken(patch: Patch) -> None:
+    """An event is taken again when it comes again."""
+    unpatched, unpatched_applied = Follower.event_received, Reader.applied
+
+    def received(self: Follower, event, *, frame: bytes, now_ns: int):
+        if event.epoch == self.position.epoch and event.revision < self.position.revision:
+            return (self._apply(event, frame=frame),)
+        return unpatched(self, event, frame=frame, now_ns=now_ns)
+
+    patch.setattr(Follower, "event_received", received)
+    patch.setattr(Reader, "applied", _applied_whatever(unpatched_applied))
+
+
+def _applied_whatever(unpatched: Callable[..., None]) -> Callable[..., None]:
     def applied(self: Reader, position: Position, *, now_ns: int) -> None:
         if position < self.position:
             self.position = position
-            return
-        unpatched_applied(self, position, now_ns=now_ns)
+        else:
+            unpatched(self, position, now_ns=now_ns)
 
-    unpatched_applied = Reader.applied
-    patch.setattr(Follower, "_install", install)
-    patch.setattr(Reader, "applied", applied)
+    return applied
 
 
 def _events_in_any_order(patch: Patch) -> None:
@@ -406,8 +458,58 @@ def _bound_without_rate(patch: Patch) -> None:
 
 _STRONG = frozenset({"inversion", "active"})
 _BOUND = frozenset({"bound"})
-_DRIFT: dict[str, Any] = {"rho_ppm": 50_000}
-_ = (MS, S, SimNode)
+_BACK = frozenset({"position", "history", *_STRONG})
+_WRONG_CLOCKS: dict[str, Any] = {
+    "faults": frozenset({"election"}),
+    "rho_ppm": 50_000,
+    "nodes": 3,
+    "edges": 1,
+    "lease_ms": 500,
+    "delay_ns": 1 * MS,
+    "apply_ns": 1 * MS,
+    "late_chance": 0.0,
+    "loss_chance": 0.0,
+    "pause_chance": 0.0,
+    "beacon_ns": 50 * MS,
+    "fault_every_ns": 500 * MS,
+    "work_every_ns": 150 * MS,
+    "duration_ns": 20_000 * MS,
+}
+"""Quick messages and the worst of clocks: what is left is what the clocks do."""
+_TAKEN_OVER: dict[str, Any] = _WRONG_CLOCKS | {
+    "faults": frozenset({"election", "partition", "wrong_leader", "bus_partition"}),
+    "fault_every_ns": 250 * MS,
+    "work_every_ns": 20 * MS,
+}
+"""A slow clock loses authority to a fast one that decides at once, while somebody hears of neither."""
+_SLOW_ARTIFACTS: dict[str, Any] = _WRONG_CLOCKS | {
+    "faults": frozenset({"slow_load"}),
+    "lease_ms": 300,
+    "edges": 5,
+    "work_every_ns": 2_500 * MS,
+}
+"""Edges fall back for seconds, with good samples of a slow clock."""
+_LAGGING: dict[str, Any] = {
+    "faults": frozenset({"loss", "late_messages"}),
+    "loss_chance": 0.2,
+    "late_chance": 0.3,
+    "late_ns": 1_500 * MS,
+    "work_every_ns": 60 * MS,
+    "duration_ns": 20_000 * MS,
+}
+"""Snapshots are slow, events get lost, and much happens."""
+_BACK_AND_FORTH: dict[str, Any] = {
+    "faults": frozenset({"late_proposals", "election", "wrong_leader"}),
+    "nodes": 2,
+    "lease_ms": 500,
+    "late_proposal_chance": 0.3,
+    "late_ns": 2_500 * MS,
+    "fault_every_ns": 300 * MS,
+    "work_every_ns": 100 * MS,
+    "delay_ns": 5 * MS,
+    "apply_ns": 5 * MS,
+}
+"""Authority goes to and fro between two nodes while proposals lie about."""
 
 
 def _mutant(name: str, install: Callable[[Patch], None], breaks: frozenset[str] = _STRONG, **more: Any) -> Mutant:
@@ -416,32 +518,35 @@ def _mutant(name: str, install: Callable[[Patch], None], breaks: frozenset[str] 
 
 MUTANTS = (
     _mutant("kappa removed", _no_kappa),
-    _mutant("kappa to first order", _first_order_kappa),
-    _mutant("nonce pairing off", _no_nonce_pairing),
+    _mutant("kappa to first order", _first_order_kappa, known_seed=5),
+    _mutant("nonce pairing off", _no_nonce_pairing, known_seed=21),
     _mutant("lo for stopping", _stop_by_lo),
-    _mutant("lo for the lease", _lease_by_lo),
+    _mutant("lo for the lease", _lease_by_lo, known_seed=4),
     _mutant("hi for starting", _start_by_hi),
-    _mutant("no confirm round", _no_confirm_round),
-    _mutant("lease counted from the confirmation", _lease_from_confirmation),
-    _mutant("revision read at proposal", _revision_at_proposal),
-    _mutant("lease before caught up", _not_caught_up),
-    _mutant("no fence", _no_fence),
-    _mutant("no assumption in the fence", _no_assumption_in_fence),
-    _mutant("no numbers", _no_numbers),
-    _mutant("no compare and set", _no_compare_and_set),
+    _mutant("no confirm round", _no_confirm_round, known_seed=1),
+    _mutant("lease counted from the confirmation", _lease_from_confirmation, known_seed=3),
+    _mutant("revision read at proposal", _revision_at_proposal, known_seed=3),
+    _mutant("lease before caught up", _not_caught_up, known_seed=1),
+    _mutant("no fence", _no_fence, known_seed=5),
+    _mutant("no assumption in the fence", _no_assumption_in_fence, directed=_BACK_AND_FORTH),
+    _mutant("no numbers", _no_numbers, known_seed=5),
+    _mutant("no compare and set", _no_compare_and_set, frozenset({"deposed"}), known_seed=5),
     _mutant("instant chosen before assuming", _instant_before_assumption),
-    _mutant("no margin", _no_margin),
-    _mutant("L changed within an epoch", _lease_changed_within_epoch),
+    _mutant("no margin", _no_margin, directed=_TAKEN_OVER, known_seed=12),
+    _mutant("L changed within an epoch", _lease_changed_within_epoch, known_seed=2),
     _mutant("two pending", _two_pending),
     _mutant("no settle wait", _no_settle_wait),
-    _mutant("settle wait without kappa", _settle_wait_without_kappa),
-    _mutant("settle whatever is pending", _settle_whatever_is_pending),
+    _mutant("settle wait without kappa", _settle_wait_without_kappa, directed=_WRONG_CLOCKS),
+    _mutant("own activation settled early", _own_settled_early),
+    _mutant("caller told at once", _told_at_once, frozenset({"inversion"})),
+    _mutant("settle whatever is pending", _settle_whatever_is_pending, known_seed=11),
     _mutant("no pending rule through the log", _pending_rule_off_through_log),
-    _mutant("no silence in a new epoch", _no_silence),
-    _mutant("position may shrink", _position_may_shrink, frozenset({"position", *_STRONG})),
-    _mutant("events in any order", _events_in_any_order, frozenset({"history"})),
-    _mutant("no request ids", _no_deduplication, frozenset({"twice"})),
-    _mutant("bound without the beacons' term", _bound_without_beacons, _BOUND),
-    _mutant("bound without the pending term", _bound_without_pending, _BOUND),
-    _mutant("bound without the rate", _bound_without_rate, _BOUND),
+    _mutant("no silence in a new epoch", _no_silence, known_seed=3),
+    _mutant("old snapshots taken", _old_snapshots_taken, _BACK, directed=_LAGGING, known_seed=17),
+    _mutant("old events taken", _old_events_taken, _BACK),
+    _mutant("events in any order", _events_in_any_order, frozenset({"history"}), known_seed=3),
+    _mutant("no request ids", _no_deduplication, frozenset({"twice"}), known_seed=17),
+    _mutant("bound without the beacons' term", _bound_without_beacons, _BOUND, known_seed=1),
+    _mutant("bound without the pending term", _bound_without_pending, _BOUND, known_seed=2),
+    _mutant("bound without the rate", _bound_without_rate, _BOUND, directed=_SLOW_ARTIFACTS),
 )

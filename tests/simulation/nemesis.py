@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from consistency_service.core.state import decode_state, encode_state
 from tests.simulation.clock import MS, S, on_grain
 from tests.simulation.fabric import Log
@@ -207,13 +205,20 @@ class Nemesis:
 
 
 def restored_state(backup: bytes, *, epoch: int) -> bytes:
-    """The first state of a new epoch: the backup's, without authority, outbox and pending activations (section 7)."""
+    """The first state of a new epoch: the backup's, without authority, outbox and pending activations (section 7).
+
+    What is dropped was never decided, so its request ids are free again: a caller that asks again must not be told that
+    it is effective.
+    """
     state = decode_state(backup)
     state.epoch = epoch
     state.authority = None
     state.last_number = 0
     state.outbox = []
     state.published_through = 0
+    dropped = state.pendings()
     for model in state.models.values():
         model.pending = None
-    return encode_state(msgspec.structs.replace(state))
+        model.history = [entry for entry in model.history if entry.activation not in dropped]
+    state.requests = {i: r for i, r in state.requests.items() if not (r.outcome.ok and r.outcome.revision in dropped)}
+    return encode_state(state)

@@ -64,7 +64,7 @@ class SimNode(Process):
         world = self.world
         self.life += 1
         self.alive = True
-        self.free_at_ns = self._since_ns = world.now_ns
+        self.free_at_ns = world.now_ns
         self.log: Log = world.log
         self.leading = False
         self.machine = MetadataMachine()
@@ -83,8 +83,10 @@ class SimNode(Process):
         self._tail: tuple[int, str | None] | None = None
         self._relay_busy_until_ns = 0
         self.applied_index = 0
-        local_ns = self.clock.read(world.now_ns)
-        self.local_ns = local_ns
+        local_ns = self.local_ns = self.clock.read(world.now_ns)
+        self._since = (world.now_ns, local_ns)
+        self._spoken_epoch = 0
+        """The epoch in which this life need not be silent any more."""
         base = self.kept if self.kept is not None and world.rng.random() < 0.7 else None
         if base is not None:
             self.applied_index = base[0]
@@ -95,7 +97,7 @@ class SimNode(Process):
         self.run(self.life, self._loop)
 
     def crash(self) -> None:
-        self.account(self.world.now_ns)
+        self.account_now()
         self.alive = False
 
     # ---- the log
@@ -171,7 +173,8 @@ class SimNode(Process):
     def leads(self, term: int, token: int, now_ns: int) -> None:
         """The log makes us believe that we lead."""
         if term >= self.term:
-            self.term, self.leading, self.settled_from = term, True, token
+            applied = any(entry.token == token for entry in self.log.entries[: self.applied_index])
+            self.term, self.leading, self.settled_from = term, True, None if applied else token
             self._status_changed(now_ns)
 
     def follows(self, term: int, now_ns: int) -> None:
@@ -195,7 +198,7 @@ class SimNode(Process):
         due = [now_ns + IDLE_NS]
         for deadline_ns in (self.authority.next_deadline_ns(), self.reader.next_deadline_ns()):
             if deadline_ns is not None:
-                due.append(deadline_ns)
+                due.append(deadline_ns)  # noqa: PERF401
         self.at_local_ns(max(now_ns + MS, min(due)), self._loop)
 
     def _carry_out(self, effects: tuple[Effect, ...], now_ns: int) -> None:
@@ -368,22 +371,26 @@ class SimNode(Process):
             model, key, invoked_ns=invoked_ns, returned_ns=world.now_ns, who=f"{self.name} through the log"
         )
 
-    def account(self, until_ns: int) -> None:
-        if until_ns <= self._since_ns:
+    def account(self, until_ns: int, until_local_ns: int) -> None:
+        since, until = self._since, (until_ns, until_local_ns)
+        if until <= since:
+            return
+        self._since = until
+        if not self.reader.trusted:
             return
         state = self.machine.state
-        if self.reader.trusted:
-            for model, key in self._keys.items():
-                self._accounts[model].walk(
-                    self.reader,
-                    key=key,
-                    pending=state.models[model].pending,
-                    crossed=False,
-                    may_be_strong=not self.authority.silent(now_ns=self.clock.read(self._since_ns)),
-                    since_ns=self._since_ns,
-                    until_ns=until_ns,
-                )
-        self._since_ns = until_ns
+        if self._spoken_epoch != state.epoch and not self.authority.silent(now_ns=since[1]):
+            self._spoken_epoch = state.epoch
+        for model, key in self._keys.items():
+            self._accounts[model].walk(
+                self.reader,
+                key=key,
+                pending=state.models[model].pending,
+                crossed=False,
+                may_be_strong=self._spoken_epoch == state.epoch,
+                since=since,
+                until=until,
+            )
 
     def after(self, now_ns: int) -> None:
         effects, self._effects = self._effects, []

@@ -33,6 +33,9 @@ class Process:
         self.free_at_ns = 0
         """Real time: when the present step is over; what it sends leaves then."""
 
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
     def run(self, life: int | None, act: Callable[..., None], *args: Any) -> None:
         """Take a step now: `act(*args, now_ns)`. `life` None: whichever life is there."""
         world = self.world
@@ -47,7 +50,7 @@ class Process:
         knobs = world.knobs
         if knobs.pause_chance and world.rng.random() < knobs.pause_chance:
             done_ns += on_grain(world.rng.randrange(1, knobs.pause_ns))
-        self.account(done_ns)
+        self.account(done_ns, local_ns if done_ns == now_ns else self.clock.read(done_ns))
         self.free_at_ns = done_ns
         if world.tracing:
             world.trace(self.name, act.__name__, args)
@@ -65,7 +68,12 @@ class Process:
         real_ns = max(self.clock.reached_ns(local_ns), self.free_at_ns)
         self.world.at(real_ns, self.run, self.life, act, *args)
 
-    def account(self, until_ns: int) -> None:
+    def account_now(self) -> None:
+        """Account for everything up to now, or to the end of a pause."""
+        until_ns = max(self.world.now_ns, self.free_at_ns)
+        self.account(until_ns, self.clock.read(until_ns))
+
+    def account(self, until_ns: int, until_local_ns: int) -> None:
         raise NotImplementedError
 
     def after(self, local_ns: int) -> None:
@@ -92,37 +100,35 @@ class Account:
         pending: Pending | None,
         crossed: bool,
         may_be_strong: bool,
-        since_ns: int,
-        until_ns: int,
+        since: tuple[int, int],
+        until: tuple[int, int],
     ) -> None:
-        """Account for `[since_ns, until_ns)`, both on the grain. `key` is of the present generation, before any pending."""
+        """Account for `[since, until)`, each in real and in local time and on the grain. `key` is before any pending."""
+        here_real_ns, here_ns = since
+        until_ns, end_ns = until
         clock = self.clock
-        here_ns, end_ns = clock.read(since_ns), clock.read(until_ns)
-        here_real_ns = since_ns
         while here_ns < end_ns:
-            if crossed:
-                assert pending is not None
-                said, strong_ns, change_ns = key._replace(generation=pending.generation), reader.lease_until_ns, None
+            said, change_ns = key, None
+            if pending is None:
+                strong_ns = reader.lease_until_ns
+            elif crossed:
+                said, strong_ns = key._replace(generation=pending.generation), reader.lease_until_ns
             else:
                 standing = reader.standing(pending, now_ns=here_ns)
-                said = key._replace(generation=key.generation + 1) if standing.serve_next else key
+                if standing.serve_next:
+                    said = key._replace(generation=key.generation + 1)
                 strong_ns, change_ns = standing.strong_until_ns, standing.changes_at_ns
-            next_ns = change_ns if change_ns is not None and here_ns < change_ns < end_ns else end_ns
-            next_real_ns = until_ns if next_ns == end_ns else clock.real_ns(next_ns)
+            if change_ns is not None and here_ns < change_ns < end_ns:
+                next_ns, next_real_ns = change_ns, clock.real_ns(change_ns)
+            else:
+                next_ns, next_real_ns = end_ns, until_ns
             if may_be_strong and strong_ns > here_ns:
                 strong_end_ns = next_real_ns if strong_ns >= next_ns else clock.real_ns(strong_ns)
                 if strong_end_ns > here_real_ns:
                     self.judge.strong(self.model, said, begin_ns=here_real_ns, end_ns=strong_end_ns, who=self.who)
                     self.judge.seen["strong_ns"] += strong_end_ns - here_real_ns
-            self._bounds(
-                reader,
-                said,
-                pending,
-                serve_next=said != key,
-                here_ns=here_ns,
-                last_ns=next_ns - 1,
-                real_ns=next_real_ns,
-            )
+            if self.truth.superseded_ns(self.model, said) < next_real_ns:
+                self._bounds(reader, said, pending, serve_next=said != key, here_ns=here_ns, last_ns=next_ns - 1)
             here_ns, here_real_ns = next_ns, next_real_ns
 
     def _bounds(
@@ -134,11 +140,8 @@ class Account:
         serve_next: bool,
         here_ns: int,
         last_ns: int,
-        real_ns: int,
     ) -> None:
         """The bound grows at least as fast as the staleness, so that the two ends of a piece decide."""
-        if self.truth.superseded_ns(self.model, said) >= real_ns:
-            return
         self.judge.seen["stale_pieces"] += 1
         for local_ns in (here_ns, last_ns):
             bound_ns = reader.staleness_bound_ns(pending, serve_next=serve_next, now_ns=local_ns)

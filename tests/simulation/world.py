@@ -111,7 +111,7 @@ class World:
             healed_ns = self._heal()
         for process in (*self.nodes, *self.edges):
             if process.alive:
-                process.account(max(self.now_ns, process.free_at_ns))
+                process.account_now()
         self._judge_the_end()
         return Result(
             seed=self.knobs.seed,
