@@ -8,10 +8,16 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import redis
 
 from edge_client import EdgeClient, EdgeIdTakenError
+from edge_client.adapters.http_source import HttpSource
+from edge_client.adapters.nats_bus import NatsBus
+from edge_client.adapters.system_clock import FaultyClock, SystemClock
+from edge_client.client import AsyncEdgeClient
+from edge_client.config import EdgeConfig
 from tests.support.bed import CONTENT, MODEL, Bed, eventually, running
 
 pytestmark = pytest.mark.timeout(180)
@@ -78,6 +84,37 @@ def test_an_artifact_corrupted_in_redis_is_fetched_again(bed: Bed) -> None:
     assert reading.value == CONTENT[reading.version]
 
 
+def test_an_artifact_corrupted_on_the_wire_is_fetched_again(bed: Bed) -> None:
+    class Noisy(HttpSource):
+        """Flips one bit in each of the first two answers."""
+
+        spoiled = 0
+
+        async def fetch(self, *, url: str, digest: str, offset: int) -> AsyncIterator[bytes]:
+            async for chunk in super().fetch(url=url, digest=digest, offset=offset):
+                spoil = self.spoiled < 2 and bool(chunk)
+                self.spoiled += spoil
+                yield bytes((chunk[0] ^ 1,)) + chunk[1:] if spoil else chunk
+
+    async def scenario() -> tuple[int, str, bytes]:
+        source = Noisy()
+        config = EdgeConfig(
+            servers=(bed.testbed.state.urls("nats")[0],),
+            trust=str(bed.config.directory / "keys" / "region.pub"),
+            region=bed.config.region,
+            edge_id="noisy-1",
+        )
+        bus = NatsBus(config.servers, name="noisy")
+        async with await AsyncEdgeClient.over(config, bus=bus, source=source) as edge:
+            model = edge.model(MODEL, loader=lambda artifact: artifact.read_bytes())
+            reading = await model.read_strong(timeout_ms=20_000)
+            return source.spoiled, reading.version, reading.value
+
+    spoiled, version, value = asyncio.run(scenario())
+
+    assert spoiled == 2 and value == CONTENT[version]
+
+
 def test_an_artifact_corrupted_in_the_store_is_never_served(bed: Bed) -> None:
     """The edge goes on with the verified version before, as `fallback`, until the bytes are right again."""
     before = bed.edge("edge-1").version
@@ -124,9 +161,6 @@ def test_an_edge_restarted_without_its_region_serves_what_it_has_and_says_so(bed
 
 def test_a_suspension_longer_than_the_lease_ends_strong_at_once(bed: Bed, tmp_path: Path) -> None:
     """The clock counts suspended time: the first read after waking knows."""
-    from edge_client.adapters.system_clock import FaultyClock, SystemClock
-    from edge_client.client import AsyncEdgeClient
-
     control = tmp_path / "clock.json"
 
     async def scenario() -> tuple[str, str]:
@@ -149,8 +183,6 @@ def test_a_suspension_longer_than_the_lease_ends_strong_at_once(bed: Bed, tmp_pa
 
 
 def test_an_upload_cut_in_the_middle_leaves_nothing(bed: Bed) -> None:
-    import httpx
-
     artifacts = bed.config.directory / "artifacts"
     before = sorted(p.name for p in artifacts.rglob("*") if p.is_file())
 
