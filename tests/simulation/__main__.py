@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 
 import pytest
 
-from tests.simulation.clock import S
+from tests.simulation.clock import MS, S
 from tests.simulation.knobs import drawn
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.world import Result, run
@@ -49,9 +49,38 @@ def show(result: Result) -> None:
         print(f"  VIOLATION {violation.rule} at {violation.at_ns / S:.6f} s: {violation.what}")
 
 
+def shrunk(seed: int) -> str:
+    """The command that replays the seed with as little as still breaks the same rule."""
+    rules = run(seed).rules
+    without: list[str] = []
+    more: dict[str, int] = {}
+
+    def still_breaks(without: list[str], more: dict[str, int]) -> bool:
+        return bool(run(seed, without=without, **more).rules & rules)
+
+    for fault in sorted(drawn(seed).faults):
+        if still_breaks([*without, fault], more):
+            without.append(fault)
+    for name in ("models", "edges"):
+        if still_breaks(without, more | {name: 1}):
+            more[name] = 1
+    duration_ns = drawn(seed).duration_ns
+    while duration_ns > S and still_breaks(without, more | {"duration_ns": duration_ns // 2}):
+        duration_ns = more["duration_ns"] = duration_ns // 2
+    options = [f"--without {','.join(without)}"] if without else []
+    options += [f"--{name} {more[name]}" for name in ("models", "edges") if name in more]
+    options += [f"--duration-ms {more['duration_ns'] // MS}"] if "duration_ns" in more else []
+    return " ".join(["python -m tests.simulation run --trace --seed", str(seed), *options])
+
+
 def run_command(args: argparse.Namespace) -> int:
-    print(drawn(args.seed))
-    result = run(args.seed, tracing=args.trace)
+    more = {name: getattr(args, name) for name in ("models", "edges") if getattr(args, name) is not None}
+    if args.duration_ms is not None:
+        more["duration_ns"] = args.duration_ms * MS
+    without = tuple(args.without.split(",")) if args.without else ()
+    knobs = drawn(args.seed, without=without, **more)
+    print(", ".join(f"{k}={sorted(v) if isinstance(v, frozenset) else v}" for k, v in vars(knobs).items()))
+    result = run(args.seed, tracing=args.trace, without=without, **more)
     for line in result.trace:
         print(line)
     show(result)
@@ -64,7 +93,7 @@ def run_command(args: argparse.Namespace) -> int:
 def soak_command(args: argparse.Namespace) -> int:
     begun = time.monotonic()
     first = args.first if args.first is not None else int(time.time()) * 1_000
-    seeds = violations = virtual_ns = 0
+    seeds = violations = virtual_ns = healed_ns_max = 0
     seen: Counter[str] = Counter()
     with ProcessPoolExecutor(args.workers) as pool:
         running: set[Future[list[Result]]] = set()
@@ -77,15 +106,18 @@ def soak_command(args: argparse.Namespace) -> int:
             for result in (result for future in done for result in future.result()):
                 seeds += 1
                 virtual_ns += result.virtual_ns
+                healed_ns_max = max(healed_ns_max, result.healed_ns or 0)
                 seen.update(result.seen)
                 if result.violations:
                     violations += 1
                     show(result)
-                    print(f"  replay: python -m tests.simulation run --seed {result.seed} --trace", flush=True)
+                    print(f"  replay: python -m tests.simulation run --trace --seed {result.seed}")
+                    print(f"  shrunk: {shrunk(result.seed)}", flush=True)
     seconds = time.monotonic() - begun
     print(
         f"{seeds} seeds from {first} in {seconds:.0f} s: {seeds / seconds:.1f} seeds/s, {virtual_ns / S / 3600:.1f}"
-        f" virtual hours, {virtual_ns / S / seconds:.0f} times real time, {violations} seeds with violations"
+        f" virtual hours, {virtual_ns / S / seconds:.0f} times real time, {violations} seeds with violations;"
+        f" every edge was current at most {healed_ns_max / S:.1f} s after the last fault"
     )
     print("seen:", ", ".join(f"{name} {count}" for name, count in sorted(seen.items())))
     return 1 if violations else 0
@@ -119,6 +151,10 @@ def main() -> int:
     run_parser = commands.add_parser("run")
     run_parser.add_argument("--seed", type=int, required=True)
     run_parser.add_argument("--trace", action="store_true")
+    run_parser.add_argument("--without", default="")
+    run_parser.add_argument("--models", type=int)
+    run_parser.add_argument("--edges", type=int)
+    run_parser.add_argument("--duration-ms", type=int)
     run_parser.set_defaults(act=run_command)
     soak_parser = commands.add_parser("soak")
     soak_parser.add_argument("--seconds", type=float, default=60)

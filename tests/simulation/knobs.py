@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from edge_client.protocol.models import Terms
 from tests.simulation.clock import MS, S
@@ -30,6 +31,17 @@ FAULTS: Final = (
     "install",
     "slow_load",
 )
+
+
+CHANCES: Final = {
+    "pause": "pause_chance",
+    "loss": "loss_chance",
+    "repeat": "repeat_chance",
+    "late_messages": "late_chance",
+    "late_proposals": "late_proposal_chance",
+    "lost_proposals": "lost_proposal_chance",
+}
+"""Which knob a fault turns."""
 
 
 @dataclass(kw_only=True)
@@ -58,12 +70,21 @@ class Knobs:
     apply_ns: int = 10 * MS
     fault_every_ns: int = 1 * S
     work_every_ns: int = 300 * MS
-    extra: dict[str, object] = field(default_factory=dict)
 
     @property
     def sample_period_ns(self) -> int:
         """The product's 20 s suit 500 ppm; a worse clock must be asked more often to be of any use."""
         return min(20 * S, self.lease_ms * MS * 1_000_000 // (12 * self.rho_ppm))
+
+    def without(self, fault: str) -> None:
+        """Switch one fault off."""
+        self.faults -= {fault}
+        if fault in CHANCES:
+            setattr(self, CHANCES[fault], 0.0)
+        if fault == "drift":
+            self.rho_ppm = 500
+        if fault == "slow_apply":
+            self.apply_ns = 10 * MS
 
     def terms(self) -> Terms:
         least_ms = self.lease_ms * 2 * self.rho_ppm / (1_000_000 - self.rho_ppm)
@@ -77,8 +98,18 @@ class Knobs:
         self.apply_ns = min(self.apply_ns, 10 * MS)
 
 
-def drawn(seed: int) -> Knobs:
-    """The knobs of a seed."""
+def drawn(seed: int, *, without: Iterable[str] = (), **overrides: Any) -> Knobs:
+    """The knobs of a seed, without some of its faults, and with `overrides` in place of what was drawn."""
+    knobs = _drawn(seed)
+    for fault in without:
+        knobs.without(fault)
+    for name, value in overrides.items():
+        assert hasattr(knobs, name), name
+        setattr(knobs, name, value)
+    return knobs
+
+
+def _drawn(seed: int) -> Knobs:
     rng = Random(f"knobs {seed}")
     density = rng.choice((0.15, 0.4, 0.7))
     faults = frozenset(fault for fault in FAULTS if rng.random() < density)

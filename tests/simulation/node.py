@@ -130,6 +130,7 @@ class SimNode(Process):
             self.world.judge.seen["installed"] += 1
             self.applied_index = index
             self._restore(payload, now_ns)
+            self._settle_term(now_ns)
 
     def _apply(self, entry: Entry, now_ns: int) -> None:
         if entry.command is None:
@@ -173,9 +174,13 @@ class SimNode(Process):
     def leads(self, term: int, token: int, now_ns: int) -> None:
         """The log makes us believe that we lead."""
         if term >= self.term:
-            applied = any(entry.token == token for entry in self.log.entries[: self.applied_index])
-            self.term, self.leading, self.settled_from = term, True, None if applied else token
-            self._status_changed(now_ns)
+            self.term, self.leading, self.settled_from = term, True, token
+            self._settle_term(now_ns)
+
+    def _settle_term(self, now_ns: int) -> None:
+        if any(entry.token == self.settled_from for entry in self.log.entries[: self.applied_index]):
+            self.settled_from = None
+        self._status_changed(now_ns)
 
     def follows(self, term: int, now_ns: int) -> None:
         """We hear that a later term has begun."""
