@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from typing import Any
 
 import pytest
 
@@ -53,9 +54,9 @@ def shrunk(seed: int) -> str:
     """The command that replays the seed with as little as still breaks the same rule."""
     rules = run(seed).rules
     without: list[str] = []
-    more: dict[str, int] = {}
+    more: dict[str, Any] = {}
 
-    def still_breaks(without: list[str], more: dict[str, int]) -> bool:
+    def still_breaks(without: list[str], more: dict[str, Any]) -> bool:
         return bool(run(seed, without=without, **more).rules & rules)
 
     for fault in sorted(drawn(seed).faults):

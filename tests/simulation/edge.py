@@ -6,6 +6,7 @@ reader's standing is accounted for at every instant.
 
 from __future__ import annotations
 
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -94,7 +95,7 @@ class SimEdge(Process):
         self._accounts = {model: Account(self, model=model) for model in self.world.models}
         for model in self.world.models:
             self._windows[model] = SHUT
-            self.state.register(model, show=lambda window, model=model: self._windows.__setitem__(model, window))
+            self.state.register(model, show=partial(self._windows.__setitem__, model))
         self.run(self.life, self._started)
 
     def crash(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from consistency_service.core.authority import Authority, Instant, Propose, PublishBeacon
+from consistency_service.core.authority import Authority, Effect, Instant, Propose, PublishBeacon
 from consistency_service.core.commands import ConfirmAuthority
 from consistency_service.core.machine import MetadataMachine, RefusalError
 from consistency_service.core.outcomes import Outcome
@@ -49,6 +49,12 @@ class Mutant:
 
     def __str__(self) -> str:
         return self.name
+
+
+def _confirmations(effects: tuple[Effect, ...]) -> list[ConfirmAuthority]:
+    """The commands of what `Authority._confirm` wants."""
+    commands = [effect.command for effect in effects if isinstance(effect, Propose)]
+    return [command for command in commands if isinstance(command, ConfirmAuthority)]
 
 
 # ---- clocks
@@ -122,12 +128,12 @@ def _no_confirm_round(patch: Patch) -> None:
                     epoch=state.epoch,
                     revision=state.revision,
                     clock_id=self.clock_id,
-                    assumption=effect.command.assumption,
+                    assumption=command.assumption,
                     assumed_at_ns=0,
-                    t0_ns=effect.command.t0_ns,
+                    t0_ns=command.t0_ns,
                 )
             )
-            for effect in effects
+            for command in _confirmations(effects)
         )
 
     patch.setattr(Authority, "_confirm", confirm)
@@ -150,8 +156,7 @@ def _revision_at_proposal(patch: Patch) -> None:
 
     def confirm(self: Authority, *, now_ns: int):
         effects = unpatched(self, now_ns=now_ns)
-        for effect in effects:
-            command = effect.command
+        for command in _confirmations(effects):
             revisions[command.clock_id, command.assumption, command.number] = self._machine.state.revision
         return effects
 
@@ -160,6 +165,7 @@ def _revision_at_proposal(patch: Patch) -> None:
         return tuple(
             PublishBeacon(beacon=replace(effect.beacon, revision=revision or effect.beacon.revision))
             for effect in unpatched_beacon(self, command, now_ns=now_ns)
+            if isinstance(effect, PublishBeacon)
         )
 
     patch.setattr(Authority, "_confirm", confirm)
@@ -325,7 +331,8 @@ def _own_settled_early(patch: Patch) -> None:
 
     def confirm(self: Authority, *, now_ns: int):
         own = tuple(r for r, p in self._machine.state.pendings().items() if p.clock_id == self.clock_id)
-        return tuple(Propose(command=replace(e.command, settled=own)) for e in unpatched(self, now_ns=now_ns))
+        commands = _confirmations(unpatched(self, now_ns=now_ns))
+        return tuple(Propose(command=replace(command, settled=own)) for command in commands)
 
     def settle(self: MetadataMachine, command):
         unpatched_state = self.state

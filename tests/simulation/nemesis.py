@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from consistency_service.core.state import decode_state, encode_state
 from tests.simulation.clock import MS, S, on_grain
+from tests.simulation.edge import SimEdge
 from tests.simulation.fabric import Log
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Nemesis:
         self._watch()
         self._later(self._blow)
 
-    def _later(self, act) -> None:  # type: ignore[no-untyped-def]
+    def _later(self, act) -> None:
         world = self._world
         world.at(world.now_ns + on_grain(world.rng.randrange(1, 2 * world.knobs.fault_every_ns)), act)
 
@@ -48,7 +49,7 @@ class Nemesis:
         self._term += 1
         term, token = self._term, world.new_token()
         world.judge.seen["elections"] += 1
-        winner.run(None, winner.leads, term, token)
+        winner.run(None, winner.leads, world.log, term, token)
         world.log.propose(winner, None, token=token)
         for node in world.nodes:
             if node is not winner:
@@ -73,13 +74,14 @@ class Nemesis:
 
     def _crash(self) -> None:
         world, rng = self._world, self._world.rng
-        process = rng.choice([*world.nodes, *world.edges])
-        if process.alive and (process in world.edges or sum(n.alive for n in world.nodes) > 1):
+        processes: list[SimNode | SimEdge] = [*world.nodes, *world.edges]
+        process = rng.choice(processes)
+        if process.alive and (isinstance(process, SimEdge) or sum(n.alive for n in world.nodes) > 1):
             process.crash()
             world.judge.seen["crashes"] += 1
             world.at(world.now_ns + on_grain(rng.randrange(1, 4 * world.knobs.lease_ms * MS)), self._restart, process)
 
-    def _restart(self, process) -> None:  # type: ignore[no-untyped-def]
+    def _restart(self, process) -> None:
         if not process.alive:
             process.start()
             self._catch_up()
@@ -122,8 +124,9 @@ class Nemesis:
     def _distrust(self) -> None:
         world, rng = self._world, self._world.rng
         later_ns = world.now_ns + on_grain(rng.randrange(1, 4 * world.knobs.lease_ms * MS))
-        process = rng.choice([*world.nodes, *world.edges])
-        if process in world.edges:
+        processes: list[SimNode | SimEdge] = [*world.nodes, *world.edges]
+        process = rng.choice(processes)
+        if isinstance(process, SimEdge):
             process.run(None, process.clock_judged, False)
             world.at(later_ns, process.run, None, process.clock_judged, True)
         else:

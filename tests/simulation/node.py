@@ -171,9 +171,9 @@ class SimNode(Process):
 
     # ---- authority
 
-    def leads(self, term: int, token: int, now_ns: int) -> None:
+    def leads(self, log: Log, term: int, token: int, now_ns: int) -> None:
         """The log makes us believe that we lead."""
-        if term >= self.term:
+        if log is self.log and term >= self.term:
             self.term, self.leading, self.settled_from = term, True, token
             self._settle_term(now_ns)
 

@@ -37,7 +37,7 @@ def version(model: str, name: str) -> Version:
 class Request:
     """What one caller asks for, however often, until it is answered."""
 
-    def __init__(self, world: World, command: c.Command) -> None:
+    def __init__(self, world: World, command: c.AnyCommand) -> None:
         world.request_count += 1
         self.world = world
         self.request_id = f"q{world.request_count}"
@@ -71,7 +71,7 @@ class Request:
             self.world.acknowledged[self.request_id] = outcome
 
 
-def partial_step(act, *args):  # type: ignore[no-untyped-def]
+def partial_step(act, *args):
     """A step with its name kept, for the trace."""
     step = partial(act, *args)
     step.__name__ = act.__name__  # type: ignore[attr-defined]
@@ -203,8 +203,8 @@ def work(world: World) -> None:
         Request(world, c.RequestPrefetch(model=model, assignment=drawn_assignment(world))).ask()
     elif chance < 0.95:
         if world.truth.machine.state.models.get(model) is None:
-            for command in creation_commands(model):
-                Request(world, command).ask()
+            for creation in creation_commands(model):
+                Request(world, creation).ask()
     elif chance < 0.97:
         Deletion(world, c.DeleteModel(model=model)).ask()
     else:

@@ -230,10 +230,10 @@ class World:
             for request_id, outcome in self.acknowledged.items():
                 if request_id not in requests or requests[request_id].outcome != outcome:
                     judge.accuse("lost", self.now_ns, f"{request_id} was acknowledged, and is not there")
-        for process in (*self.nodes, *self.edges):
-            reader = process.reader if isinstance(process, SimNode) else process.state._reader
+        readers = {node.name: node.reader for node in self.nodes} | {e.name: e.state._reader for e in self.edges}
+        for name, reader in readers.items():
             if reader.counters["clocks_contradicted"]:
-                judge.accuse("contradiction", self.now_ns, f"{process.name} thinks that a clock is wrong")
+                judge.accuse("contradiction", self.now_ns, f"{name} thinks that a clock is wrong")
 
 
 @contextmanager
