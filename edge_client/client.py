@@ -85,7 +85,7 @@ class AsyncEdgeClient:
         self._tier = Tier(tier)
         self._send, self._targets, self._changes, self._report_now = (Signal(loop) for _ in range(4))
         self._pulse = Pulse()
-        wakes = Wakes(send=self._send.set, targets=self._targets.set, changes=self._changes.set)
+        wakes = Wakes(send=self._send.set, targets=self._targets.set, changes=self._another_is_served)
         self._state = EdgeState(config=config, clock=clock, rng=rng, wakes=wakes)
         self._downloads = Downloads(
             directory=directory,
@@ -369,6 +369,11 @@ class AsyncEdgeClient:
                 "listeners": self._listeners.run,
             }
         )
+
+    def _another_is_served(self) -> None:
+        """Listeners and the region want to know at once."""
+        self._changes.set()
+        self._report_now.set()
 
     async def _hear_about_id(self) -> None:
         """Wait for the region's word on our id; once refused, until it is ours or patience ends."""

@@ -202,7 +202,8 @@ class Served:
         if standing.serve_next:
             self._crossed = pending.revision
         if self._crossed == pending.revision:
-            return _next(pending, strong_until_ns=reader.lease_until_ns)
+            # Served once, it is served on; but when the samples that said so were voided, it is not strong.
+            return _next(pending, strong_until_ns=standing.strong_until_ns if standing.serve_next else NEVER_NS)
         if pending.immediate and not strong_only:
             version = self._version(pending.assignment)
             if version is not None and version.digest in self._shelf:

@@ -135,6 +135,18 @@ def test_there_is_no_way_back_whatever_happens_to_the_samples(desk):
     assert desk.said(now_ns=501 * MS) == ("2", 2, "bounded")
 
 
+def test_what_voided_samples_said_is_served_on_but_not_as_strong(desk):
+    desk.view(pending=pending(at_ns=100 * MS), revision=11)
+    desk.load("1", "2")
+    assert desk.said(now_ns=500 * MS) == ("2", 2, "strong")
+    desk.sample(now_ns=501 * MS, clock_id="d")
+    desk.beacon(t0_ns=510 * MS, clock_id="d")
+    desk.beacon(t0_ns=99_000 * MS)  # contradicts what was known of "c"
+    assert desk.reader.lease_until_ns > 520 * MS
+
+    assert desk.said(now_ns=520 * MS) == ("2", 2, "bounded")
+
+
 def test_the_switch_is_recorded_once_by_the_middle_of_the_bounds(desk):
     at_ns = 100 * MS
     desk.view(pending=pending(at_ns=at_ns), revision=11, now_ns=25 * MS)
