@@ -122,8 +122,8 @@ class Fleet:
         assert all(edge_id == view.report.edge_id for edge_id, view in self._edges.items())
 
     def _forget(self, *, now_ns: int) -> None:
-        """Reports re-insert their edge at the end, so the longest unheard is first."""
-        while self._edges:
+        """Reports re-insert their edge at the end, so the longest unheard is first, and the newest is never forgotten."""
+        while True:
             edge_id, view = next(iter(self._edges.items()))
             if len(self._edges) <= EDGES_MAX and now_ns - view.heard_at_ns <= FORGET_NS:
                 return

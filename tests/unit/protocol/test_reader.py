@@ -154,6 +154,18 @@ def test_a_new_authority_voids_no_lease():
     assert before == reader.lease_until_ns
 
 
+def test_repeated_beacons_push_no_other_out_while_behind():
+    reader = a_reader()
+    sample(reader, stamped_at_ns=0, sent_at_ns=0, now_ns=0)
+    reader.beacon_received(beacon(2, t0_ns=90 * MS), now_ns=100 * MS)
+    for _ in range(BEACONS_KEPT + 1):
+        reader.beacon_received(beacon(3, t0_ns=100 * MS), now_ns=110 * MS)
+
+    reader.applied(Position(1, 2), now_ns=120 * MS)
+
+    assert reader.lease_until_ns == (90 * MS + LEASE_NS) * 19 // 21
+
+
 def test_a_reader_that_is_behind_keeps_the_beacon_and_takes_the_lease_when_caught_up():
     reader = a_reader()
     sample(reader, stamped_at_ns=0, sent_at_ns=0, now_ns=0)

@@ -79,6 +79,16 @@ def test_a_confirmation_that_applies_while_silent_grants_nothing() -> None:
     assert other.beacons == []
 
 
+def test_a_confirmation_of_before_a_new_epoch_grants_nothing_in_it() -> None:
+    node = in_authority()
+    node.take(node.core.tick(now_ns=SILENCE_NS + 100 * MS))
+    node.beacons.clear()
+    node.machine.state.epoch = 7
+
+    assert all(outcome.ok for outcome in node.commit(now_ns=SILENCE_NS + 110 * MS))
+    assert node.beacons == []
+
+
 def test_a_beacon_goes_out_when_its_confirmation_applies_and_names_the_revision_of_then() -> None:
     node = in_authority()
     node.beacons.clear()
