@@ -175,10 +175,11 @@ class Judge:
             self.accuse("inversion", invoked_last_ns, what)
         if at not in self._last or invoked_last_ns > self._last[at][0]:
             self._last[at] = (invoked_last_ns, who)
-        # "Nothing is active" is said as soon as a deletion has applied, which waits for nobody: it ends no older answer
-        # of the same epoch. That the caller of a deletion is told does (`told`).
-        if key.generation and (at not in self._first or returned_first_ns < self._first[at]):
-            self._newer(model, key, returned_first_ns, f"{who} strong({model} {key})")
+        # "Nothing is active" is said as soon as a deletion has applied, which waits for nobody: it ends older answers of
+        # older epochs only. That the caller of a deletion is told ends the others (`told`).
+        ends = key if key.generation else Key(key.epoch, 0, 0)
+        if returned_first_ns < self._first.get((model, ends), FAR_NS):
+            self._newer(model, ends, returned_first_ns, f"{who} strong({model} {key})")
 
     def _newer(self, model: str, key: Key, at_ns: int, what: str) -> None:
         at = (model, key)

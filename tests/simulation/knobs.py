@@ -70,6 +70,8 @@ class Knobs:
     apply_ns: int = 10 * MS
     fault_every_ns: int = 1 * S
     work_every_ns: int = 300 * MS
+    eager: bool = False
+    """Callers try as soon as somebody leads."""
 
     @property
     def sample_period_ns(self) -> int:
@@ -138,4 +140,5 @@ def _drawn(seed: int) -> Knobs:
         apply_ns=rng.choice((1, 3)) * lease_ms * MS // 2 if on("slow_apply") else rng.choice((1, 10)) * MS,
         fault_every_ns=rng.choice((1, 2, 6)) * lease_ms * MS // 2,
         work_every_ns=rng.choice((1, 3)) * lease_ms * MS // 3,
+        eager=rng.random() < 0.3,
     )

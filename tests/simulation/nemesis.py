@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from consistency_service.core.state import decode_state, encode_state
+from tests.simulation import workload
 from tests.simulation.clock import MS, S, on_grain
 from tests.simulation.edge import SimEdge
 from tests.simulation.fabric import Log
@@ -51,6 +52,9 @@ class Nemesis:
         world.judge.seen["elections"] += 1
         winner.run(None, winner.leads, world.log, term, token)
         world.log.propose(winner, None, token=token)
+        if world.knobs.eager:
+            for _ in range(4):
+                world.at(world.now_ns + on_grain(rng.randrange(1, 30 * MS)), workload.activate, world)
         for node in world.nodes:
             if node is not winner:
                 late_ns = 3 * world.knobs.lease_ms * MS if "wrong_leader" in world.active else 50 * MS
@@ -68,9 +72,14 @@ class Nemesis:
         self._later(self._blow)
 
     def _election(self) -> None:
-        able = [n for n in self._world.nodes if self._able(n)]
+        """Somebody else leads; with partitions, perhaps behind the back of who led before."""
+        world = self._world
+        if "partition" in world.active and world.rng.random() < 0.5:
+            world.log.cannot_learn = {node.name for node in world.nodes if node.leading}
+        able = [n for n in world.nodes if self._able(n)]
         if able:
-            self.elect(self._world.rng.choice(able))
+            self.elect(world.rng.choice(able))
+        self._catch_up()
 
     def _crash(self) -> None:
         world, rng = self._world, self._world.rng

@@ -76,6 +76,9 @@ def test_a_seed_gives_the_same_trace_in_every_process():
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
 def test_a_rule_switched_off_is_noticed(mutant):
+    """By the seed that was known to do so; or, since any change of the product shuffles what seeds do, by another."""
     seed, _, others = hunt(mutant, first=mutant.known_seed, budget=1)
+    if seed is None:
+        seed, _, others = hunt(mutant, budget=mutant.caught_within)
 
-    assert mutant.known_seed == seed, f"not caught; other rules broken: {dict(others)}"
+    assert seed is not None, f"not caught; other rules broken: {dict(others)}"

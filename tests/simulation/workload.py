@@ -179,23 +179,30 @@ def drawn_assignment(world: World) -> Assignment:
     )
 
 
+def activate(world: World) -> None:
+    """Somebody wants other versions active."""
+    rng = world.rng
+    model = rng.choice(world.models)
+    models = world.models if len(world.models) > 1 and rng.random() < 0.3 else (model,)
+    changes = tuple(c.Change(model=name, assignment=drawn_assignment(world)) for name in models)
+    command = c.ActivateGeneration(
+        clock_id="",
+        assumption=0,
+        number=0,
+        changes=changes,
+        effective_at_ns=0,
+        lead_ns=1,
+        immediate=rng.random() < 0.15,
+    )
+    Activation(world, command).ask()
+
+
 def work(world: World) -> None:
     """One more caller."""
     rng, chance = world.rng, world.rng.random()
     model = rng.choice(world.models)
     if chance < 0.6:
-        models = world.models if len(world.models) > 1 and rng.random() < 0.3 else (model,)
-        changes = tuple(c.Change(model=name, assignment=drawn_assignment(world)) for name in models)
-        command = c.ActivateGeneration(
-            clock_id="",
-            assumption=0,
-            number=0,
-            changes=changes,
-            effective_at_ns=0,
-            lead_ns=1,
-            immediate=rng.random() < 0.15,
-        )
-        Activation(world, command).ask()
+        activate(world)
     elif chance < 0.8:
         policy = Policy(versions_kept=rng.choice((8, 9)), fallback_allowed=rng.random() < 0.8)
         Request(world, c.ChangePolicy(model=model, policy=policy)).ask()
