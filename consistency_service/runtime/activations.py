@@ -68,9 +68,8 @@ class Activations:
         self._require_authority()
         not_ready: dict[str, str] = {}
         if request_id not in self._metadata.state.requests:
-            for change in changes:
-                await self._acceptable(change)
-            if not force:
+            promising = [await self._promising(change) for change in changes]
+            if not force and all(promising):
                 for change in changes:
                     not_ready |= await self._prefetch(change, author=author)
         outcome = await self._decide(
@@ -153,17 +152,14 @@ class Activations:
 
     # ---- steps
 
-    async def _acceptable(self, change: Change) -> None:
-        """Wait for what is pending, then refuse at once what the decision would refuse after the prefetch."""
+    async def _promising(self, change: Change) -> bool:
+        """Wait for what is pending; False when the decision will refuse this change, so that nobody prefetches for it."""
         pending = self._model(change.model).pending
         if pending is not None:
             await self._hold(pending.revision)
         model = self._model(change.model)
         self._require_versions(model, change.assignment)
-        if change.generation_expected not in (None, model.generation):
-            self._refuse("generation_mismatch", model=model.name, generation=model.generation)
-        if model.pending is None and model.assignment == change.assignment:
-            self._refuse("unchanged", model=model.name, generation=model.generation)
+        return change.generation_expected in (None, model.generation) and model.assignment != change.assignment
 
     async def _prefetch(self, change: Change, *, author: str) -> dict[str, str]:
         """Ask edges to get ready and wait until the live ones are; return those that are not, and why."""
