@@ -146,6 +146,7 @@ class Reader:
             return self._contradicted(beacon.clock_id, now_ns=now_ns)
         if beacon.position <= self.position:
             self._take(beacon)
+            self._ask_again_if_useless(beacon, clock, now_ns=now_ns)
         elif beacon not in self._waiting:
             self._waiting.append(beacon)
             if len(self._waiting) > BEACONS_KEPT:
@@ -314,6 +315,16 @@ class Reader:
         if clock.newest_t0_ns is None or beacon.t0_ns > clock.newest_t0_ns:
             clock.newest_t0_ns = beacon.t0_ns
             self._renew_lease()
+
+    def _ask_again_if_useless(self, beacon: Beacon, clock: _ServiceClock, *, now_ns: int) -> None:
+        """The newest beacon gave no lease although its clock is known: the sample took too long on its way."""
+        if not clock.samples.two_way or beacon.clock_id == self._own_clock_id:
+            return
+        if self._lease_until_ns > now_ns:
+            clock.asked_count = 0
+        elif clock.request_due_ns is None and beacon.t0_ns == clock.newest_t0_ns:
+            wait_ns = self._within_eighth_lease() << min(clock.asked_count, ASK_DOUBLINGS_MAX)
+            clock.request_due_ns = now_ns + wait_ns
 
     def _renew_lease(self) -> None:
         """The latest instant over all authorities: a new one voids none, and better samples only lengthen."""

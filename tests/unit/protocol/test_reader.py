@@ -344,6 +344,24 @@ def test_clocks_that_never_answer_are_asked_ever_more_rarely_and_crowd_nobody_ou
     assert asked < 1.5 * 60 * (CLOCKS_MAX - 1)
 
 
+def test_a_sample_that_took_longer_than_a_lease_is_asked_for_again_and_ever_more_rarely():
+    """A pause between question and answer must not cost the lease until the next round of samples, 20 s later."""
+    reader = a_reader()
+    sample(reader, stamped_at_ns=5 * LEASE_NS, sent_at_ns=0, now_ns=5 * LEASE_NS)
+    now_ns, asked = 5 * LEASE_NS, 0
+    for _ in range(100):
+        now_ns += 100 * MS
+        asked += len(requests(reader.beacon_received(beacon(t0_ns=now_ns), now_ns=now_ns)))
+    assert reader.lease_until_ns < now_ns
+    assert 3 <= asked <= 15
+
+    now_ns = due_ns(reader)
+    (request,) = requests(reader.tick(now_ns=now_ns))
+    reply(reader, request.nonce, stamped_at_ns=now_ns, now_ns=now_ns + MS)
+    reader.beacon_received(beacon(t0_ns=now_ns + 2 * MS), now_ns=now_ns + 3 * MS)
+    assert reader.lease_until_ns > now_ns + LEASE_NS // 2
+
+
 def test_all_clocks_are_sampled_again_and_again():
     reader = a_reader()
     (first,) = requests(reader.started(now_ns=0))
