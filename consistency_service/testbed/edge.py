@@ -84,6 +84,15 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError("read_interval_ms must not be below 0")
 
 
+class PositionLike(Protocol):
+    """How far a client has come."""
+
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def revision(self) -> int: ...
+
+
 class StatusLike(Protocol):
     """What we ask of a client's status."""
 
@@ -93,6 +102,8 @@ class StatusLike(Protocol):
     def uncertainty_ns(self) -> int | None: ...
     @property
     def switches(self) -> tuple[SwitchLike, ...]: ...
+    @property
+    def position(self) -> PositionLike: ...
 
 
 class ClientLike(Protocol):
@@ -160,7 +171,9 @@ class Edge:
                     now_ns=now_ns,
                 )
             )
-        write_status(Path(self._settings.status_file), status_of(os.getpid(), now_ns, sessions))
+        first = next(iter(statuses.values())).position
+        words = status_of(os.getpid(), now_ns, sessions, position=(first.epoch, first.revision))
+        write_status(Path(self._settings.status_file), words)
 
     def flush(self) -> None:
         """Every read so far is in the history files."""

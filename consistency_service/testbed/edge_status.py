@@ -78,6 +78,8 @@ class EdgeStatus(Session, kw_only=True):
     pid: int
     at_ns: int
     """When this was written (`CLOCK_BOOTTIME`)."""
+    position: tuple[int, int] | None = None
+    """Epoch and revision that the first client has applied."""
     sessions: list[Session] = []
 
 
@@ -88,9 +90,11 @@ def write_status(path: Path, status: EdgeStatus) -> None:
     temporary.replace(path)
 
 
-def status_of(pid: int, at_ns: int, sessions: list[Session]) -> EdgeStatus:
+def status_of(
+    pid: int, at_ns: int, sessions: list[Session], *, position: tuple[int, int] | None = None
+) -> EdgeStatus:
     """The status of a process that has these sessions, at least one."""
-    return EdgeStatus(pid=pid, at_ns=at_ns, sessions=sessions, **msgspec.structs.asdict(sessions[0]))
+    return EdgeStatus(pid=pid, at_ns=at_ns, position=position, sessions=sessions, **msgspec.structs.asdict(sessions[0]))
 
 
 def read_status(path: Path) -> EdgeStatus | None:
