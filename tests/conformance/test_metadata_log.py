@@ -245,12 +245,12 @@ async def test_entries_that_only_a_deposed_leader_has_are_never_applied_and_neve
     await raft.commit(b"a")
     old = await raft.leader()
     replica = replica_of(old)
-    length, send = len(replica._journal), replica._replication._send
-    replica._replication._send = lambda *_: True  # what it says is lost from here on
+    length, send = len(replica._journal), replica.voter.replication._send
+    replica.voter.replication._send = lambda *_: True  # what it says is lost from here on
     proposals = [asyncio.ensure_future(old.log.propose(b"lost%d" % n, timeout_ms=5_000)) for n in range(3)]
     await raft.until(lambda: len(replica._journal) == length + 3, what="three entries that nobody else has")
     outcomes = await asyncio.gather(*proposals)
-    replica._replication._send = send
+    replica.voter.replication._send = send
 
     assert [Unknown(reason="this node does not lead any more")] * 3 == outcomes
     await raft.commit(b"b")
@@ -318,7 +318,7 @@ async def test_garbage_on_the_raft_port_is_counted_and_harms_nothing(raft):
         b"GET / HTTP/1.1\r\nHost: raft\r\n\r\n" + b" " * 600,
         struct.pack(">I", 1 << 31),
         empty,
-        wire.encode(wire.VoteRequest(term=1 << 60, last_index=1 << 60, last_term=1 << 60)),
+        wire.encode(wire.HandOver(term=1 << 60)),
         wire.encode(wire.Hello(version=1, cluster_id="another", sender=other, target=name)),
         wire.encode(wire.Hello(version=1, cluster_id="ccs", sender="readonly", target=name)),
         wire.encode(wire.Hello(version=2, cluster_id="ccs", sender=other, target=name)),
