@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from consistency_service.errors import ConfigError
+
+_URI_NAME = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -16,6 +20,29 @@ def split_address(address: str) -> tuple[str, int]:
     if not separator or not host or not port.isdigit() or not 0 < int(port) < 65_536:
         raise ConfigError(f"{address!r} is not host:port")
     return host.strip("[]"), int(port)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether `host:port` can be reached from this machine only."""
+    host, _ = split_address(address)
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaftTls:
+    """PEM files. Replaced ones are noticed within seconds and used for new connections; no restart is needed."""
+
+    ca: Path
+    """Whom to believe: one authority, or several while one takes over from another."""
+
+    certificate: Path
+    """This node's, naming `ccs://CLUSTER/node/NODE_ID`."""
+
+    key: Path
+    """Not encrypted, and readable by its owner alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +60,12 @@ class RaftLogConfig:
 
     cluster_id: str = "ccs"
     """Nodes of another cluster are refused."""
+
+    tls: RaftTls | None = None
+    """Mutual TLS between nodes. Without it whoever reaches the port is believed to be who it says, so only loopback will do."""
+
+    insecure: bool = False
+    """Listen beyond loopback without TLS: every host of that network can then rewrite the log."""
 
     election_timeout_min_ms: int = 300
     election_timeout_max_ms: int = 600
@@ -93,6 +126,10 @@ class RaftLogConfig:
             split_address(address)
         if not all(0 < len(name) <= 64 for name in (self.cluster_id, *self.peers)):
             raise ConfigError("cluster_id and node ids have 1 to 64 characters")
+        if self.tls is None and not self.insecure and not is_loopback(self.listen):
+            raise ConfigError(f"raft listens on {self.listen} and needs tls there: see `ccs certs`")
+        if self.tls is not None and not all(_URI_NAME.fullmatch(name) for name in (self.cluster_id, *self.peers)):
+            raise ConfigError("with tls, cluster_id and node ids have only letters, digits and . _ -")
         if self.heartbeat_ms * 3 >= self.election_timeout_min_ms:
             raise ConfigError("election_timeout_min_ms must allow more than three heartbeats")
         if self.election_timeout_max_ms <= self.election_timeout_min_ms:
