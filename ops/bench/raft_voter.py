@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from consistency_service.adapters.raft_log import RaftLog, RaftLogConfig
+from consistency_service.adapters.raft_log import RaftLog, RaftLogConfig, RaftTls
 from consistency_service.core.outcomes import Outcome
 from consistency_service.runtime.ports import Committed
 
@@ -65,6 +65,8 @@ async def load(call: Callable[[], Awaitable[Any]], *, seconds: float, in_flight:
 
 async def main(settings: dict[str, Any]) -> None:
     settings["data_dir"] = Path(settings["data_dir"])
+    if settings.get("tls") is not None:
+        settings["tls"] = RaftTls(**{name: Path(path) for name, path in settings["tls"].items()})
     log = RaftLog(RaftLogConfig(**settings))
     await log.start(Counter())
     reader = asyncio.StreamReader(limit=1 << 20)

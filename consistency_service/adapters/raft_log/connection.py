@@ -9,6 +9,8 @@ time, or takes nothing of what is sent to it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import time
 from typing import Final, Protocol
 
@@ -83,6 +85,9 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self.closed.clear()
         self._transport = transport
+        # asyncio does so only for sockets that were made with the number of TCP; without it commits wait for the kernel.
+        with contextlib.suppress(OSError):
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._dropped:
             self.drop()
             return
