@@ -39,7 +39,7 @@ class VoteFile:
         self._files = files
         data = files.read(path)
         self.is_new = data is None
-        self.value = Vote(node_id=node_id, number=0, term=0, voted_for=None, rejoining=False)
+        self.value = first(node_id, rejoining=False)
         if data is None:
             create(path, vote=self.value, files=files)
         else:
@@ -71,6 +71,10 @@ class VoteFile:
             if data[offset : offset + COPY_BYTES] != copy:
                 self._file.write(copy, offset=offset)
                 self._file.sync()
+
+
+def first(node_id: str, *, rejoining: bool) -> Vote:
+    return Vote(node_id=node_id, number=0, term=0, voted_for=None, rejoining=rejoining)
 
 
 def create(path: Path, *, vote: Vote, files: Files) -> None:
