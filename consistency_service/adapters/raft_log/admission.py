@@ -24,7 +24,7 @@ class TokenBucket:
     def take(self, *, now_ns: int) -> bool:
         """Whether there was a token; then there is one less."""
         self._level_ns = min(self._full_ns, self._level_ns + max(0, now_ns - self._at_ns))
-        self._at_ns = now_ns
+        self._at_ns = max(self._at_ns, now_ns)
         cost_ns = NS_PER_S // self._per_s
         if self._level_ns < cost_ns:
             return False
