@@ -72,7 +72,9 @@ class ForgetfulDisk:
 
     def after_power_cut(self, *, contents: str, names: str) -> ForgetfulDisk:
         found = self.synced_names if names == "synced" else self.names
-        left = {name: Inode(synced=(data := inode.left(contents)), data=bytearray(data)) for name, inode in found.items()}
+        left = {
+            name: Inode(synced=(data := inode.left(contents)), data=bytearray(data)) for name, inode in found.items()
+        }
         return ForgetfulDisk(names=dict(left), synced_names=dict(left))
 
     def after_kill(self) -> ForgetfulDisk:

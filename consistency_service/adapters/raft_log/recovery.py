@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from consistency_service.adapters.raft_log import records, snapshots, vote
+from consistency_service.adapters.raft_log import disk, records, snapshots, vote
 from consistency_service.adapters.raft_log.disk import Files, SystemFiles
 from consistency_service.adapters.raft_log.journal import REMEDY
 from consistency_service.errors import LogStorageError

@@ -7,13 +7,14 @@ is left must be a disk that the voter starts on, with all it ever promised anybo
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
-from consistency_service.adapters.raft_log import disk as disk_module
 from consistency_service.adapters.raft_log.journal import Journal
 from consistency_service.adapters.raft_log.snapshots import SnapshotStore
+from consistency_service.errors import LogStorageError
 from tests.interaction.raft_log.voters import Seat, Voters
 from tests.support.forgetful_disk import CONTENTS, NAMES, ForgetfulDisk
 
@@ -21,7 +22,7 @@ VICTIM = "n2"
 STEPS_MIN = 100
 
 
-class VictimDown(Exception):
+class LifeEndedError(Exception):
     """The scenario ends here."""
 
 
@@ -29,11 +30,8 @@ def played(*, cut_at: int | None) -> Voters:
     """The life of the victim, up to this step of its disk."""
     voters = Voters("n1", "n2", "n3", compaction_min_entries=20)
     voters.seats[VICTIM].disk.cut_at = cut_at
-    with voters.clock():
-        try:
-            live(voters)
-        except VictimDown:
-            pass
+    with voters.clock(), contextlib.suppress(LifeEndedError):
+        live(voters)
     return voters
 
 
@@ -43,7 +41,7 @@ def live(voters: Voters) -> None:
     def step(ms: int = 10) -> None:
         voters.run(ms)
         if voters.seats[VICTIM].replica is None:
-            raise VictimDown
+            raise LifeEndedError
 
     def lead(name: str) -> None:
         """This node leads."""
@@ -68,7 +66,7 @@ def live(voters: Voters) -> None:
     for name in voters.seats:
         voters.start(name)
         if voters.seats[VICTIM].replica is None and name >= VICTIM:
-            raise VictimDown
+            raise LifeEndedError
     step(800)
     lead("n1")
     propose("n1", 4)
@@ -179,7 +177,7 @@ def test_without_its_syncs_a_file_breaks_a_promise(monkeypatch, file):
         for contents in CONTENTS:
             try:
                 promised(seat, seat.disk.after_power_cut(contents=contents, names="latest"))
-            except (AssertionError, disk_module.LogStorageError):
+            except (AssertionError, LogStorageError):
                 broken += 1
         if broken:
             return

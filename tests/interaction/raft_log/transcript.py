@@ -173,6 +173,13 @@ def replay(voters: Voters, _: list[str], __: Arguments) -> None:
     voters.deliver()
 
 
+def again(voters: Voters, _: list[str], __: Arguments) -> None:
+    """What was kept last, and replayed since, arrives once more."""
+    voters.kept = list(voters.replayed)
+    voters.replay()
+    voters.deliver(only=voters.replayed[0][:2])
+
+
 def stall(voters: Voters, names: list[str], _: Arguments) -> None:
     for name in names:
         voters.seats[name].stalled = True
@@ -227,8 +234,8 @@ def status(voters: Voters, _: list[str], __: Arguments) -> None:
         voters.say(voters.described_node(name))
 
 
-
 COMMANDS: dict[str, Callable[[Voters, list[str], Arguments], None]] = {
+    "again": again,
     "connect": connect,
     "connect-only": connect_only,
     "cut": cut,

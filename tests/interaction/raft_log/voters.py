@@ -84,6 +84,7 @@ class Voters:
         self.moment = 0
         self.cut: set[tuple[str, str]] = set()
         self.kept: list[tuple[str, str, wire.Message]] = []
+        self.replayed: list[tuple[str, str, wire.Message]] = []
         self.reads = 0
         self._settings = {
             "compaction_min_entries": compaction_min_entries,
@@ -259,7 +260,7 @@ class Voters:
     def replay(self) -> None:
         for source, target, message in self.kept:
             self.links[source, target].append((self.moment, message))
-        self.kept.clear()
+        self.replayed, self.kept = self.kept, []
 
     # What nodes do.
 
