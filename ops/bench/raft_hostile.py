@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ops.bench.raft_cluster import Voter, settled_leader, voters_in
-from ops.bench.raft_strangers import Assault, make_certificates
+from ops.bench.raft_strangers import Assault, give_certificates
 
 DESCRIPTORS_MAX: Final = 150
 """Of one voter, at any moment: its files, its peers, and as many strangers as it allows."""
@@ -74,10 +74,7 @@ class Report:
 async def assault(*, seconds: float, connections: int, per_s: int, directory: Path) -> Report:
     report = Report()
     voters = voters_in(directory)
-    certs = make_certificates(directory / "certificates", node_ids=[voter.name for voter in voters])
-    for voter in voters:
-        files = {"ca": "ca.pem", "certificate": f"{voter.name}.crt", "key": f"{voter.name}.key"}
-        voter.settings["tls"] = {name: str(certs / file) for name, file in files.items()}
+    certs = give_certificates(directory / "certificates", voters=voters)
     attackers = None
     try:
         for voter in voters:
@@ -89,7 +86,7 @@ async def assault(*, seconds: float, connections: int, per_s: int, directory: Pa
         term, usual = (await leader.ask("status"))["term"], {voter.name: resident_bytes(voter) for voter in voters}
         storm = Assault(
             [("127.0.0.1", int(voter.settings["listen"].rpartition(":")[2])) for voter in voters],
-            directory=certs.parent,
+            directory=certs,
             connections=connections,
             per_s=per_s,
         )

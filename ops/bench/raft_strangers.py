@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from consistency_service.adapters import certificates
+from ops.bench.raft_cluster import Voter
 
 LINGER_S: Final = 10.0
 """How long an attacker waits for the node to hang up."""
@@ -25,21 +26,27 @@ RECORD: Final = b"\x16\x03\x01"
 Attack = Callable[[str, int], Awaitable[None]]
 
 
-def make_certificates(directory: Path, *, node_ids: list[str]) -> Path:
-    """Good ones in the directory that is returned, with a bundle `ca.pem` of two authorities; bad ones beside it."""
+def give_certificates(directory: Path, *, voters: list[Voter]) -> Path:
+    """Every voter has a good certificate and believes two authorities; bad certificates of all kinds lie in `directory`."""
     now, good, other, foreign = datetime.now(tz=UTC), directory / "good", directory / "other", directory / "foreign"
     long_ago = now - timedelta(days=30)
     certificates.create_authority(good, cluster_id="ccs", now=long_ago)
     certificates.create_authority(other, cluster_id="other", now=now)
     certificates.create_authority(foreign, cluster_id="ccs", now=now)
-    for node_id in [*node_ids, "n9"]:
-        certificates.issue(good, node_id=node_id, now=now)
+    bundle = [certificates.authority_files(part).certificate.read_text() for part in (good, other)]
+    (good / "ca.pem").write_text("".join(bundle))
+    for voter in voters:
+        pair = certificates.issue(good, node_id=voter.name, now=now)
+        voter.settings["tls"] = {
+            "ca": str(good / "ca.pem"),
+            "certificate": str(pair.certificate),
+            "key": str(pair.key),
+        }
+    certificates.issue(good, node_id="n9", now=now)
     certificates.issue(good, node_id="n2", now=long_ago, days=1, into=directory / "expired")
     certificates.issue(other, node_id="n2", now=now)
     certificates.issue(foreign, node_id="n2", now=now)
-    bundle = [certificates.authority_files(part).certificate.read_text() for part in (good, other)]
-    (good / "ca.pem").write_text("".join(bundle))
-    return good
+    return directory
 
 
 def client_context(certificate: certificates.KeyPair | None, *, tls: ssl.TLSVersion | None = None) -> ssl.SSLContext:

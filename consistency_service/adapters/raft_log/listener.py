@@ -23,8 +23,8 @@ from consistency_service.adapters.raft_log.admission import TokenBucket
 
 logger = logging.getLogger(__name__)
 
-HANDSHAKES_PER_S: Final = 100
-"""Of strangers, for each of the two wings: about a twentieth of a core each."""
+HANDSHAKES_PER_S: Final = 50
+"""Of strangers, for each of the two wings. One costs about a millisecond: a twentieth of a core each."""
 HANDSHAKES_BURST: Final = 32
 ACCEPTS_PER_ROUND: Final = 16
 ROUND_PAUSE_S: Final = 0.005
