@@ -221,6 +221,39 @@ async def test_a_peer_that_sends_half_frames_writes_slowly_or_does_not_read_is_d
     await cluster.commit(b"b")
 
 
+async def test_peers_come_go_and_move_while_the_others_go_on(cluster):
+    """n3 dials, n1 is dialled: both ends of a change."""
+    transports: dict[str, Any] = {name: seat.log._transport for name, seat in cluster.seats.items()}
+    await cluster.until(lambda: all(len(t._connections) == 2 for t in transports.values()), what="all connected")
+    kept = transports["n3"]._connections["n2"]
+    for transport in (transports["n1"], transports["n3"]):
+        without = {name: address for name, address in cluster.peers.items() if name == transport.config.node_id}
+        transport.set_peers({**without, "n2": cluster.peers["n2"]})
+    await cluster.until(lambda: "n1" not in transports["n3"]._connections, what="n1 to be gone")
+    await asyncio.sleep(0.5)
+
+    assert {"n2"} == set(transports["n1"]._connections)
+    assert kept is transports["n3"]._connections["n2"]
+    transports["n1"].set_peers(cluster.peers)
+    await asyncio.sleep(0.5)
+    assert {"n2"} == set(transports["n1"]._connections)  # n3 is to dial, and does not know yet
+    transports["n3"].set_peers({**cluster.peers, "n1": f"127.0.0.1:{free_port()}"})
+    await cluster.until(lambda: transports["n3"].counters["dials_failed"] > 0, what="nobody at the wrong address")
+    transports["n3"].set_peers(cluster.peers)
+    await cluster.until(lambda: "n3" in transports["n1"]._connections, what="n3 at the right one")
+    assert kept is transports["n3"]._connections["n2"]
+
+
+async def test_nothing_said_waits_for_more_to_say(cluster):
+    """Sockets made without the number of TCP would: asyncio then leaves them as they are."""
+    transports: list[Any] = [seat.log._transport for seat in cluster.alive()]
+    await cluster.until(lambda: all(len(t._connections) == 2 for t in transports), what="all connected")
+    connections = [connection for transport in transports for connection in transport._connections.values()]
+    sockets = [connection._transport.get_extra_info("socket") for connection in connections]
+
+    assert [1] * 6 == [made.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for made in sockets]
+
+
 async def test_a_connection_does_not_outlive_the_certificate_it_was_made_with(cluster):
     transport: Any = cluster.seats["n3"].log._transport
     await cluster.until(lambda: len(transport._connections) == 2, what="both peers")
@@ -283,6 +316,9 @@ def test_without_certificates_only_loopback_is_listened_on(tmp_path):
         assert config(tmp_path, listen=listen, tls=tls_of(tmp_path, "n1")).tls
     for listen in ("127.0.0.1:7000", "[::1]:7000", "localhost:7000"):
         assert config(tmp_path, listen=listen).tls is None
+    for nowhere in ("x" * 64 + ".example:7000", "a..b:7000"):
+        with pytest.raises(ConfigError, match="no host name"):
+            config(tmp_path, listen=nowhere, insecure=True)
     with pytest.raises(ConfigError, match="letters, digits"):
         config(tmp_path, cluster_id="a/b", tls=tls_of(tmp_path, "n1"))
 

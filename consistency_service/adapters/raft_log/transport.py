@@ -12,7 +12,7 @@ import contextlib
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -50,6 +50,7 @@ class PeerTransport:
         on_message: Callable[[str, wire.Peer], None],
     ) -> None:
         self.config = config
+        self.peers = dict(config.peers)
         self.counters: Counter[str] = Counter()
         self.strangers: list[Connection] = []
         self.closing = False
@@ -63,6 +64,8 @@ class PeerTransport:
         self._spare: SpareDescriptors | None = None
         self._listener: Listener | None = None
         self._tasks: asyncio.Task[None] | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self._dialers: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._logged_at = 0.0
 
     async def start(self) -> None:
@@ -77,6 +80,7 @@ class PeerTransport:
         except OSError as error:
             raise LogStorageError(f"cannot listen on {config.listen} for raft peers: {error}") from error
         self._tasks = asyncio.get_running_loop().create_task(self._run(), name="raft-transport")
+        self._tasks.add_done_callback(_report)
 
     async def close(self) -> None:
         """Nothing is called back any more."""
@@ -96,6 +100,16 @@ class PeerTransport:
             await connection.closed.wait()
         if self._spare is not None:
             self._spare.close()
+
+    def set_peers(self, peers: Mapping[str, str]) -> None:
+        """Only these nodes are peers from here on; connections with others end, and new addresses are dialled."""
+        moved = {node_id for node_id, address in self.peers.items() if peers.get(node_id) != address}
+        self.peers = dict(peers)
+        for connection in [*self._connections.values(), *self._dialled.values()]:
+            if {connection.peer_id, connection.expected} & moved:
+                connection.drop()
+        if self._group is not None:
+            self._dial_peers()
 
     def send_nowait(self, node_id: str, message: wire.Message) -> bool:
         """Whether there was a connection to write to, and room in it."""
@@ -121,7 +135,7 @@ class PeerTransport:
             raise CertificateRefusedError(f"a node of another cluster: {identity}")
         if identity.node_id == self.config.node_id:
             raise CertificateRefusedError(f"our own certificate in other hands: {identity}")
-        if identity.node_id not in self.config.peers or connection.expected not in {None, identity.node_id}:
+        if identity.node_id not in self.peers or connection.expected not in {None, identity.node_id}:
             raise CertificateRefusedError(f"not whom we expect: {identity}")
 
     def greet(self, connection: Connection, *, target: str) -> None:
@@ -132,7 +146,7 @@ class PeerTransport:
 
     def greeted(self, connection: Connection, hello: wire.Hello) -> None:
         """The connection is the peer's from here on; an older one of the same peer is dropped."""
-        known = hello.sender in self.config.peers and hello.sender != self.config.node_id
+        known = hello.sender in self.peers and hello.sender != self.config.node_id
         if hello.version != wire.PROTOCOL_VERSION or hello.cluster_id != self.config.cluster_id or not known:
             raise wire.WireError(f"greeting of a stranger: {hello}")
         if hello.target != self.config.node_id or connection.expected not in {None, hello.sender}:
@@ -141,6 +155,7 @@ class PeerTransport:
             raise wire.WireError(f"greeting in the name of another than {connection.identity}: {hello}")
         older = self._connections.get(hello.sender)
         if older is not None:
+            self.counters["connections_replaced"] += 1
             older.drop()
             self._forget(older)
         if connection.expected is None:
@@ -215,9 +230,18 @@ class PeerTransport:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._welcome(), name="raft-welcome")
             group.create_task(self._keep_house(), name="raft-housekeeping")
-            for node_id, address in sorted(self.config.peers.items()):
-                if node_id < self.config.node_id:
-                    group.create_task(self._dial(node_id, address=address), name=f"raft-dial-{node_id}")
+            self._group = group
+            self._dial_peers()
+
+    def _dial_peers(self) -> None:
+        """Whoever we should dial is being dialled, at the right address, and nobody else."""
+        wanted = {(node_id, address) for node_id, address in self.peers.items() if node_id < self.config.node_id}
+        for former in self._dialers.keys() - wanted:
+            self._dialers.pop(former).cancel()
+        for node_id, address in sorted(wanted - self._dialers.keys()):
+            assert self._group is not None
+            dialling = self._dial(node_id, address=address)
+            self._dialers[node_id, address] = self._group.create_task(dialling, name=f"raft-dial-{node_id}")
 
     async def _dial(self, node_id: str, *, address: str) -> None:
         while True:
@@ -268,7 +292,7 @@ class PeerTransport:
         """The listener knows at which addresses peers live, as far as names can be resolved."""
         loop = asyncio.get_running_loop()
         hosts: set[str] = set()
-        for address in self.config.peers.values():
+        for address in self.peers.values():
             with contextlib.suppress(OSError):
                 found = await loop.getaddrinfo(*split_address(address), type=socket.SOCK_STREAM)
                 hosts.update(canonical(str(where[0])) for *_, where in found)
@@ -282,6 +306,11 @@ class PeerTransport:
         except ConfigError as error:
             self.counters["renewals_failed"] += 1
             logger.warning("raft_certificate_not_renewed", extra={"reason": str(error)})
+
+
+def _report(tasks: asyncio.Task[None]) -> None:
+    if not tasks.cancelled() and (error := tasks.exception()) is not None:
+        logger.critical("raft_transport_failed", exc_info=error)
 
 
 def _itself(connection: Connection) -> Connection:

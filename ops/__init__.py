@@ -1,0 +1,1 @@
+"""What operates and measures a region."""
