@@ -24,7 +24,7 @@ async def main(*, seconds: float, directory: Path, settings: dict[str, Any]) -> 
             await voter.start()
         leader = await settled_leader(voters)
         await leader.ask("commit 1 8")
-        print(f"{'':34} {'per s':>8} {'p50 ms':>8} {'p99 ms':>8} {'failed':>7}")
+        print(f"{'':34} {'per s':>8} {'p50 ms':>8} {'p99 ms':>8} {'failed':>7} {'cpu us':>7}")
         follower = next(voter for voter in voters if voter is not leader)
         for what, voter, line in (
             ("commit, 1 in flight", leader, "commit {} 1"),
@@ -36,7 +36,10 @@ async def main(*, seconds: float, directory: Path, settings: dict[str, Any]) -> 
         ):
             found = await voter.ask(line.format(seconds))
             p50, p99 = found["p50_ms"] or 0, found["p99_ms"] or 0
-            print(f"{what:34} {found['per_s']:8} {p50:8.3f} {p99:8.3f} {found['failed']:7}", flush=True)
+            print(
+                f"{what:34} {found['per_s']:8} {p50:8.3f} {p99:8.3f} {found['failed']:7} {found['cpu_us']:7}",
+                flush=True,
+            )
         print(json.dumps((await leader.ask("status"))["counters"]))
     finally:
         for voter in voters:

@@ -358,11 +358,12 @@ class RaftLog:
             self._ring()
 
     def _announce(self) -> None:
-        status = self.status()
-        told = (status.leader_id, status.leading, status.term_settled)
+        replica = self._replica if self._running else None
+        told = (None, False, False) if replica is None else (replica.leader_id, replica.leading, replica.settled)
         if told == self._announced:
             return
         self._announced = told
+        status = self.status()
         for listener in self._listeners:
             try:
                 listener(status)

@@ -82,7 +82,7 @@ class ReadIndex:
         self._following: deque[int] = deque()
         self._question: tuple[int, str, int] | None = None
         self._question_number = 0
-        self._covered: deque[int] = deque()
+        self._covered: deque[tuple[int, int]] = deque()
 
     @property
     def waiting_count(self) -> int:
@@ -101,7 +101,7 @@ class ReadIndex:
 
     def lead_changed(self) -> None:
         """What was asked under another leader, or as one, cannot be confirmed any more."""
-        lost = [*(asked.number for asked in self._asked), *self._covered, *self._following]
+        lost = [*(asked.number for asked in self._asked), *(number for number, _ in self._covered), *self._following]
         self._asked.clear()
         self._covered.clear()
         self._following.clear()
@@ -114,20 +114,24 @@ class ReadIndex:
             self._resolve(number, None)
 
     def request_received(self, node_id: str, message: wire.ReadIndexRequest) -> None:
-        """One question of each follower is kept, the last: its answer answers the earlier ones as well."""
-        if self._host.leading:
-            self._asked_by[node_id] = self._noted(message.number)
-        else:
+        """One question of each follower is kept, the first: put again, it would begin anew and never be answered."""
+        if not self._host.leading:
             self._send(node_id, wire.ReadIndexAnswer(number=message.number, confirmed=False, index=0, term=0))
+        elif node_id not in self._asked_by:
+            self._asked_by[node_id] = self._noted(message.number)
+
+    def disconnected(self, node_id: str) -> None:
+        self._asked_by.pop(node_id, None)
 
     def answer_received(self, node_id: str, message: wire.ReadIndexAnswer) -> None:
-        if self._question is None or (message.number, node_id) != self._question[:2]:
+        """Answers every read that began before the question was put."""
+        if self._question is None or node_id != self._question[1]:
             return
         self._question = None
-        covered, self._covered = self._covered, deque()
         if message.confirmed:
             self._host.commit_agreed(message.index, leader_id=node_id, term=message.term)
-        for number in covered:
+        while self._covered and self._covered[0][1] <= message.number:
+            number, _ = self._covered.popleft()
             if message.confirmed:
                 self._applying.append((message.index, number))
             else:
@@ -175,6 +179,6 @@ class ReadIndex:
             return
         self._question_number += 1
         self._question = (self._question_number, leader_id, now_ns)
-        self._covered.extend(self._following)
+        self._covered.extend((number, self._question_number) for number in self._following)
         self._following.clear()
         self._send(leader_id, wire.ReadIndexRequest(number=self._question_number))

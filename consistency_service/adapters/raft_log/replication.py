@@ -121,10 +121,14 @@ class Replication:
             self._begin_sync()
             host.commit_through(min(message.commit_index, matched))
             self._owed = (node_id, message.stamp)
-            self.durable_changed()
+            if not message.entries or journal.durable_through >= matched:
+                self.durable_changed()
 
     def durable_changed(self) -> None:
-        """The leader knows how far our disk agrees with its log; it will hear again, if that will be more."""
+        """The leader knows how far our disk agrees with its log; it will hear again, if that will be more.
+
+        While entries are on their way to a slow disk, the next heartbeat says that we live.
+        """
         if self._owed is None:
             return
         node_id, stamp = self._owed

@@ -156,6 +156,7 @@ class Voter:
 
     def disconnected(self, node_id: str, *, now_ns: int) -> None:
         self.replication.disconnected(node_id)
+        self.reads.disconnected(node_id)
         if node_id == self._library.leader_id:
             self.elections.leader_lost(now_ns=now_ns)
 
