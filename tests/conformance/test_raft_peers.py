@@ -18,6 +18,7 @@ import pytest
 
 from consistency_service.adapters import certificates
 from consistency_service.adapters.raft_log import RaftLog, RaftLogConfig, RaftTls, listener, wire
+from consistency_service.adapters.raft_log.admission import TokenBucket
 from consistency_service.errors import ConfigError
 from consistency_service.runtime.ports import Committed
 from tests.conformance.metadata_log_cluster import Cluster, Recorder, free_port, tls_of
@@ -104,6 +105,10 @@ async def test_certificates_of_every_wrong_kind_are_refused_and_counted(cluster,
     await refused(cluster, "frames_refused", context_of(good), hello("n2", cluster_id="other"))
     await refused(cluster, "frames_refused", context_of(good), struct.pack(">I", 1 << 31))
     await refused(cluster, "frames_refused", context_of(good), bytes(1 << 16))
+    endless = b"\x16\x03\x01\x40\x00"  # a record of 16 KiB; in the first begins a greeting of TLS of 100 kB
+    await refused(
+        cluster, "frames_refused", None, endless + b"\x01\x01\x86\xa0" + bytes(16_380), *[endless + bytes(1 << 14)] * 6
+    )
     await cluster.commit(b"b")
     await cluster.converged([b"a", b"b"])
 
@@ -267,6 +272,22 @@ async def test_a_connection_does_not_outlive_the_certificate_it_was_made_with(cl
 
 def certificates_expired(identity: Any) -> Any:
     return type(identity)(cluster_id=identity.cluster_id, node_id=identity.node_id, expires_at_unix_s=1)
+
+
+async def test_who_comes_faster_than_we_can_afford_is_turned_away(cluster):
+    transport: Any = cluster.seats["n1"].log._transport
+    wings = transport._listener._wings
+    for wing in wings:
+        wings[wing] = TokenBucket(per_s=1, burst=1, now_ns=time.monotonic_ns())
+    host, port = cluster.peers["n1"].split(":")
+    begun = time.monotonic()
+    knocks = [socket.create_connection((host, int(port))) for _ in range(5)]
+    await cluster.until(lambda: counted(cluster, "connections_refused") > 0, what="somebody to be turned away")
+    await asyncio.sleep(0.1)
+
+    assert 4 - int(time.monotonic() - begun) <= counted(cluster, "connections_refused") <= 4
+    for knock in knocks:
+        knock.close()
 
 
 async def test_a_port_without_descriptors_lets_a_few_in_from_its_reserve_and_recovers(cluster):

@@ -85,6 +85,7 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self.closed.clear()
         self._transport = transport
+        self._made_at = self._taken_at = self._loop.time()
         # asyncio does so only for sockets that were made with the number of TCP; without it commits wait for the kernel.
         with contextlib.suppress(OSError):
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
