@@ -8,11 +8,12 @@ import logging
 import random
 import secrets
 import signal
+from pathlib import Path
 
 from consistency_service.adapters.memory_log import MemoryLog
 from consistency_service.adapters.nats_bus import NatsEventBus
 from consistency_service.adapters.object_store import ObjectStore
-from consistency_service.adapters.raft_log import RaftLog, RaftLogConfig
+from consistency_service.adapters.raft_log import RaftLog, RaftLogConfig, RaftTls
 from consistency_service.adapters.region_key import load_private
 from consistency_service.adapters.system_clock import open_clock
 from consistency_service.api.app import create_api
@@ -95,8 +96,17 @@ def _metadata_log(config: ServiceConfig) -> MetadataLog:
             peers={node_id: peer.raft for node_id, peer in config.peers.items()},
             data_dir=config.data_dir / "raft",
             cluster_id=config.region,
+            tls=_raft_tls(config),
+            insecure=config.raft_insecure,
             election_timeout_min_ms=config.election_ms_min,
             election_timeout_max_ms=config.election_ms_max,
             compaction_min_entries=config.compaction_entries,
         )
     )
+
+
+def _raft_tls(config: ServiceConfig) -> RaftTls | None:
+    match config.raft_ca, config.raft_certificate, config.raft_key:
+        case Path() as ca, Path() as certificate, Path() as key:
+            return RaftTls(ca=ca, certificate=certificate, key=key)
+    return None

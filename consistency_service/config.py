@@ -78,6 +78,14 @@ class ServiceConfig:
     election_ms_max: int = 600
     """A follower that hears no leader for a random time between the two stands for election."""
 
+    raft_ca: Path | None = None
+    raft_certificate: Path | None = None
+    raft_key: Path | None = None
+    """PEM files for TLS between nodes, all three or none; `ccs certs` makes them. Renewed ones are used without a restart."""
+
+    raft_insecure: bool = False
+    """Let raft listen beyond loopback without TLS: every host of that network can then rewrite what the region decided."""
+
     compaction_entries: int = 5_000
     """How many applied entries the log keeps before it snapshots."""
 
@@ -106,6 +114,8 @@ class ServiceConfig:
             raise ConfigError("beacon_interval_ms must be at least 10 and allow four beacons within lease_ms")
         if not 50 <= self.election_ms_min < self.election_ms_max:
             raise ConfigError("election_ms_min must be at least 50 and below election_ms_max")
+        if len({self.raft_ca is None, self.raft_certificate is None, self.raft_key is None}) != 1:
+            raise ConfigError("raft_ca, raft_certificate and raft_key are given together or not at all")
         if self.artifact_bytes_max < 1 or self.garbage_interval_ms < 100 or self.compaction_entries < 10:
             raise ConfigError("artifact_bytes_max, garbage_interval_ms or compaction_entries is too small")
         try:
@@ -122,7 +132,7 @@ class ServiceConfig:
         return self.artifacts or f"file://{(self.data_dir / 'artifacts').resolve()}"
 
 
-_PATHS = frozenset({"data_dir", "region_key"})
+_PATHS = frozenset({"data_dir", "region_key", "raft_ca", "raft_certificate", "raft_key"})
 
 
 def load_config(path: Path) -> ServiceConfig:
@@ -162,6 +172,10 @@ def _typed(name: str, value: Any, annotation: Any) -> Any:
         return Path(value)
     if name == "nats":
         return tuple(value)
+    if annotation == "bool":
+        if value not in (True, False, "true", "false"):
+            raise ConfigError(f"{name} must be true or false, not {value!r}")
+        return value in (True, "true")
     if annotation == "int":
         try:
             return int(value)

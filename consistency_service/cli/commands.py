@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from consistency_service import __version__
-from consistency_service.cli import chaos, model_views, models, region, testbed
+from consistency_service.cli import certs, chaos, model_views, models, region, testbed
 from consistency_service.cli.session import (
     AuthorOption,
     JsonOption,
@@ -24,7 +24,7 @@ _DAILY = "Models"
 _LOOK = "Look at the region"
 _RUN = "Run a region"
 
-_ORDER = ("model", "rollback", "edges", "cluster", "events", "audit", "demo", "testbed", "chaos", "serve")
+_ORDER = ("model", "rollback", "edges", "cluster", "events", "audit", "demo", "testbed", "chaos", "certs", "serve")
 _EPILOG = """[bold]Begin here[/bold]
 [dim]$[/dim] ccs demo               [dim]watch a region move running edges to a better model[/dim]
 [dim]$[/dim] ccs testbed up         [dim]a region of your own, on this machine[/dim]
@@ -109,4 +109,5 @@ command(
         "ccs chaos --break clock-rate",
     ),
 )(chaos.chaos)
+app.add_typer(certs.app, name="certs", rich_help_panel=_RUN)
 command(app, "serve", remote=False, panel=_RUN, examples=("ccs serve --config node-1.toml",))(region.serve)

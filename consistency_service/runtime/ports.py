@@ -92,6 +92,8 @@ class LogStatus:
     commit_index: int
     applied_index: int
     voters: tuple[str, ...]
+    storage_fault: str | None = None
+    """What keeps this node's disk from its part, for people; None: nothing."""
 
 
 class MetadataLog(Protocol):
@@ -112,13 +114,13 @@ class MetadataLog(Protocol):
         ...
 
     async def barrier(self, *, timeout_ms: int) -> ProposalOutcome:
-        """When `Committed` comes back, everything committed before the call has been applied here."""
+        """When `Committed` comes back, everything committed before the call has been applied here. At any node."""
         ...
 
     def status(self) -> LogStatus: ...
 
     def resign(self) -> None:
-        """If leading: step down and do not stand for election for about two seconds, so that another may."""
+        """If leading: step down in favour of another, and do not stand for election for about two seconds."""
         ...
 
     def on_status_change(self, listener: Callable[[LogStatus], None]) -> None:

@@ -154,6 +154,15 @@ def key_paths(directory: Path) -> tuple[Path, Path]:
     return directory / "keys" / "region.key", directory / "keys" / "region.pub"
 
 
+def certificates_path(directory: Path) -> Path:
+    """Where a testbed keeps its authority and the certificates of its nodes."""
+    return directory / "certs"
+
+
+def node_names(config: TestbedConfig) -> list[str]:
+    return [f"node-{number}" for number in range(1, config.nodes + 1)]
+
+
 def plan_region(config: TestbedConfig, ports: Iterator[int], *, programs: Programs) -> Topology:
     """A whole region: bus, local tier, nodes, edges; two ports for each node and one each for bus and tier."""
     nats_port, redis_port = next(ports), next(ports)
@@ -224,7 +233,7 @@ def _plan_redis(config: TestbedConfig, *, port: int, program: str) -> tuple[Proc
 def _plan_nodes(
     config: TestbedConfig, node_ports: list[tuple[int, int]], *, bus: ProcessSpec, python: str, env: dict[str, str]
 ) -> tuple[list[ProcessSpec], list[PlannedFile]]:
-    names = [f"node-{number}" for number in range(1, config.nodes + 1)]
+    names, certs = node_names(config), certificates_path(config.directory)
     peers = "".join(
         f"[peers.{name}]\n{_toml({'raft': f'127.0.0.1:{raft}', 'url': f'http://127.0.0.1:{http}'})}"
         for name, (http, raft) in zip(names, node_ports, strict=True)
@@ -242,6 +251,9 @@ def _plan_nodes(
             "nats": [bus.url or ""],
             "artifacts": (config.directory / "artifacts").as_uri(),
             "region_key": str(private),
+            "raft_ca": str(certs / "ca.crt"),
+            "raft_certificate": str(certs / f"{name}.crt"),
+            "raft_key": str(certs / f"{name}.key"),
             **config.node_options,
         }
         path = str(config.directory / "config" / f"{name}.toml")

@@ -7,12 +7,14 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
+from consistency_service.adapters import certificates
 from consistency_service.adapters.memory_log import MemoryLog
-from consistency_service.adapters.raft_log import RaftLog, RaftLogConfig
+from consistency_service.adapters.raft_log import RaftLog, RaftLogConfig, RaftTls
 from consistency_service.core.outcomes import Outcome
 from consistency_service.errors import SnapshotError
 from consistency_service.runtime.ports import Committed, LogStatus, MetadataLog
@@ -55,6 +57,21 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def make_certificates(directory: Path, *, cluster_id: str, node_ids: list[str]) -> None:
+    """An authority and a certificate for each node, unless they are there."""
+    now = datetime.now(tz=UTC)
+    if not certificates.authority_files(directory).key.exists():
+        certificates.create_authority(directory, cluster_id=cluster_id, now=now)
+    for node_id in node_ids:
+        if not certificates.node_files(directory, node_id).key.exists():
+            certificates.issue(directory, node_id=node_id, now=now)
+
+
+def tls_of(directory: Path, node_id: str) -> RaftTls:
+    files = certificates.node_files(directory, node_id)
+    return RaftTls(ca=directory / "ca.crt", certificate=files.certificate, key=files.key)
+
+
 @dataclass
 class Seat:
     log: MetadataLog
@@ -66,7 +83,7 @@ class Seat:
 
 @dataclass
 class Cluster:
-    """`kind` is "memory" (one node) or "raft" (three). Every wait is bounded by ten seconds."""
+    """`kind` is "memory" (one node), "raft" or "raft-tls" (three). Every wait is bounded by ten seconds."""
 
     kind: str
     directory: Path
@@ -77,6 +94,8 @@ class Cluster:
     async def start(self) -> None:
         names = ["n1"] if self.kind == "memory" else ["n1", "n2", "n3"]
         self.peers = {name: f"127.0.0.1:{free_port()}" for name in names}
+        if self.kind == "raft-tls":
+            make_certificates(self.directory / "certs", cluster_id="ccs", node_ids=names)
         for name in names:
             await self.open(name)
 
@@ -88,6 +107,7 @@ class Cluster:
             data_dir=self.directory / name,
             compaction_min_entries=self.compaction_min_entries,
             snapshot_part_bytes=512,
+            tls=tls_of(self.directory / "certs", name) if self.kind == "raft-tls" else None,
         )
 
     async def open(self, name: str) -> Seat:
@@ -95,7 +115,7 @@ class Cluster:
         fatal: list[str] = []
         statuses: list[LogStatus] = []
         log: MetadataLog
-        if self.kind == "raft":
+        if self.kind != "memory":
             log = RaftLog(self.config(name), on_fatal=fatal.append)
         elif name in self.seats:
             log, fatal = self.seats[name].log, self.seats[name].fatal

@@ -17,11 +17,13 @@ from typing import Any
 import pytest
 
 from consistency_service.adapters.raft_log import RaftLog, wire
+from consistency_service.adapters.raft_log import transport as transport_module
 from consistency_service.errors import LogStorageError
 from consistency_service.runtime.ports import Committed, NotLeader, Unknown
 from tests.conformance.metadata_log_cluster import POISON, Cluster, Recorder, free_port
 
-KINDS = ("memory", "raft")
+REPLICATED = ("raft", "raft-tls")
+KINDS = ("memory", *REPLICATED)
 
 
 @pytest.fixture(params=KINDS)
@@ -32,8 +34,17 @@ async def cluster(request, tmp_path):
     await cluster.close_all()
 
 
+@pytest.fixture(params=REPLICATED)
+async def raft(request, tmp_path):
+    cluster = Cluster(kind=request.param, directory=tmp_path)
+    await cluster.start()
+    yield cluster
+    await cluster.close_all()
+
+
 @pytest.fixture
-async def raft(tmp_path):
+async def plain(tmp_path):
+    """Without TLS: whoever reaches the port gets as far as the greeting."""
     cluster = Cluster(kind="raft", directory=tmp_path)
     await cluster.start()
     yield cluster
@@ -245,12 +256,12 @@ async def test_entries_that_only_a_deposed_leader_has_are_never_applied_and_neve
     await raft.commit(b"a")
     old = await raft.leader()
     replica = replica_of(old)
-    length, send = len(replica._journal), replica._replication._send
-    replica._replication._send = lambda *_: True  # what it says is lost from here on
+    length, send = len(replica._journal), replica.voter.replication._send
+    replica.voter.replication._send = lambda *_: True  # what it says is lost from here on
     proposals = [asyncio.ensure_future(old.log.propose(b"lost%d" % n, timeout_ms=5_000)) for n in range(3)]
     await raft.until(lambda: len(replica._journal) == length + 3, what="three entries that nobody else has")
     outcomes = await asyncio.gather(*proposals)
-    replica._replication._send = send
+    replica.voter.replication._send = send
 
     assert [Unknown(reason="this node does not lead any more")] * 3 == outcomes
     await raft.commit(b"b")
@@ -288,7 +299,7 @@ class Bomb:
         return Path.touch, (self.path,)
 
 
-def hello(raft: Cluster, *, sender: str, target: str) -> bytes:
+def hello(plain: Cluster, *, sender: str, target: str) -> bytes:
     return wire.encode(wire.Hello(version=1, cluster_id="ccs", sender=sender, target=target))
 
 
@@ -306,11 +317,11 @@ async def say(address: str, *, data: bytes) -> bytes:
         writer.close()
 
 
-async def test_garbage_on_the_raft_port_is_counted_and_harms_nothing(raft):
-    await raft.commit(b"a")
-    leader = await raft.leader()
+async def test_garbage_on_the_raft_port_is_counted_and_harms_nothing(plain):
+    await plain.commit(b"a")
+    leader = await plain.leader()
     name = leader.log.status().node_id
-    other = next(node_id for node_id in raft.peers if node_id != name)
+    other = next(node_id for node_id in plain.peers if node_id != name)
     term = leader.log.status().term
     empty = struct.pack(">I", 0)
     garbage = [
@@ -318,62 +329,71 @@ async def test_garbage_on_the_raft_port_is_counted_and_harms_nothing(raft):
         b"GET / HTTP/1.1\r\nHost: raft\r\n\r\n" + b" " * 600,
         struct.pack(">I", 1 << 31),
         empty,
-        wire.encode(wire.VoteRequest(term=1 << 60, last_index=1 << 60, last_term=1 << 60)),
+        wire.encode(wire.HandOver(term=1 << 60)),
         wire.encode(wire.Hello(version=1, cluster_id="another", sender=other, target=name)),
         wire.encode(wire.Hello(version=1, cluster_id="ccs", sender="readonly", target=name)),
         wire.encode(wire.Hello(version=2, cluster_id="ccs", sender=other, target=name)),
-        hello(raft, sender=other, target=other),
-        hello(raft, sender=name, target=name),
-        hello(raft, sender=other, target=name) + empty,
-        hello(raft, sender=other, target=name) + struct.pack(">I", wire.FRAME_BYTES_MAX + 1),
-        hello(raft, sender=other, target=name) + struct.pack(">I", 60_000) + b"\x91" * 60_000,
-        hello(raft, sender=other, target=name) + struct.pack(">I", 14) + b"apply_command!",
+        hello(plain, sender=other, target=other),
+        hello(plain, sender=name, target=name),
+        hello(plain, sender=other, target=name) + empty,
+        hello(plain, sender=other, target=name) + struct.pack(">I", wire.FRAME_BYTES_MAX + 1),
+        hello(plain, sender=other, target=name) + struct.pack(">I", 60_000) + b"\x91" * 60_000,
+        hello(plain, sender=other, target=name) + struct.pack(">I", 14) + b"apply_command!",
     ]
     before = raft_log(leader).counters().get("frames_refused", 0)
     for data in garbage:
-        await say(raft.peers[name], data=data)
+        await say(plain.peers[name], data=data)
 
     assert before + len(garbage) == raft_log(leader).counters()["frames_refused"]
     assert term == leader.log.status().term
-    await raft.commit(b"b")
-    await raft.converged([b"a", b"b"])
-    assert all(seat.fatal == [] for seat in raft.alive())
+    await plain.commit(b"b")
+    await plain.converged([b"a", b"b"])
+    assert all(seat.fatal == [] for seat in plain.alive())
 
 
-async def test_a_pickle_on_the_raft_port_is_never_executed(raft, tmp_path):
+async def test_a_pickle_on_the_raft_port_is_never_executed(plain, tmp_path):
     """In the library's own frame and in ours, before the greeting and after it."""
     trace = tmp_path / "executed"
     bomb = pickle.dumps(Bomb(trace))
     squeezed = zlib.compress(bomb, 3)
-    await raft.commit(b"a")
-    for name, address in raft.peers.items():
-        other = next(node_id for node_id in raft.peers if node_id != name)
+    await plain.commit(b"a")
+    for name, address in plain.peers.items():
+        other = next(node_id for node_id in plain.peers if node_id != name)
         for frame in (
             struct.pack("i", len(squeezed)) + squeezed,
             struct.pack(">I", len(squeezed)) + squeezed,
             struct.pack(">I", len(bomb)) + bomb,
         ):
             await say(address, data=frame + b"\0" * 2_000)
-            await say(address, data=hello(raft, sender=other, target=name) + frame + b"\xff" * 5)
+            await say(address, data=hello(plain, sender=other, target=name) + frame + b"\xff" * 5)
 
     assert not trace.exists()
     pickle.loads(bomb)
     assert trace.exists()
-    await raft.commit(b"b")
-    await raft.converged([b"a", b"b"])
+    await plain.commit(b"b")
+    await plain.converged([b"a", b"b"])
 
 
 async def test_strangers_who_say_nothing_are_few_and_short_lived(raft):
+    """Without TLS and with it: who does not get on with it gives way to whoever comes next."""
     await raft.leader()
     host, port = raft.peers["n1"].split(":")
-    pairs = [await asyncio.open_connection(host, int(port)) for _ in range(40)]
+    knocks = await asyncio.gather(
+        *(asyncio.open_connection(host, int(port)) for _ in range(200)), return_exceptions=True
+    )
     log = raft_log(raft.seats["n1"])
-    await raft.until(lambda: log.counters().get("connections_refused", 0) == 8, what="eight of forty refused")
     transport: Any = log._transport
+    most = 200 - transport_module.STRANGERS_MAX
 
+    def turned_away() -> int:
+        return log.counters().get("connections_refused", 0) + log.counters().get("strangers_evicted", 0)
+
+    await raft.until(lambda: turned_away() >= most, what=f"{most} of 200 to be turned away")
+    assert len(transport.strangers) <= transport_module.STRANGERS_MAX
     await raft.until(lambda: transport.strangers == [], what="the others to be dropped")
-    for _, writer in pairs:
-        writer.close()
+    for knock in knocks:
+        if not isinstance(knock, BaseException):
+            knock[1].close()
 
 
 # Real processes.

@@ -3,7 +3,7 @@
 Nobody outside this package imports anything but these names; nobody but `library` knows the library.
 """
 
-from consistency_service.adapters.raft_log.config import RaftLogConfig
+from consistency_service.adapters.raft_log.config import RaftLogConfig, RaftTls
 from consistency_service.adapters.raft_log.log import RaftLog
 
-__all__ = ["RaftLog", "RaftLogConfig"]
+__all__ = ["RaftLog", "RaftLogConfig", "RaftTls"]

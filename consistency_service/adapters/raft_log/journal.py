@@ -1,73 +1,69 @@
 """The log on disk, and the vote: what this node has promised, kept through power cuts.
 
-Picture a strip of records that only grows at its end. Appending costs memory until `sync`, which makes everything before
-it durable; nobody may be told of an entry earlier. A record torn by a crash at the very end was never acknowledged and is
-cut off. Damage with whole records after it is something else, a disk that lies, and the node refuses to start on it.
-There is no commit index here: an old one would be believed.
+Picture a strip of records that only grows at its end, and a mark on it: *durable through*. Appending costs memory; a
+`begin_sync` moves the mark, at once on a fast disk, later and by a thread on a slow one; nobody may be told of an entry
+beyond the mark. One sync covers whatever was appended while the one before was under way. A full disk stops the mark and
+nothing else: what waits is kept and tried again. There is no commit index here: an old one would be believed.
 """
 
 from __future__ import annotations
 
-import os
-import struct
-import zlib
 from pathlib import Path
 from typing import Final, overload
 
-import msgspec
-
-from consistency_service.adapters.raft_log import disk
+from consistency_service.adapters.raft_log import disk, records
+from consistency_service.adapters.raft_log.disk import Files, OpenFile
+from consistency_service.adapters.raft_log.records import Entry
+from consistency_service.adapters.raft_log.vote import VoteFile
+from consistency_service.adapters.raft_log.worker import Job, NoWorker, Worker
 from consistency_service.errors import LogStorageError
 
-MAGIC: Final = b"CCSLOG\x00\x01"
-MARK: Final = b"\xc5REC"
-HEAD: Final = struct.Struct(">4sII")  # mark, length and checksum of what follows
-PLACE: Final = struct.Struct(">QQ")  # index, term
-RECORD_BYTES_MAX: Final = 16 << 20
-REMEDY: Final = "restore this node from its own copy, or replace it by a node with a new id"
-
-Entry = tuple[bytes, int, int]
-"""`(command, index, term)`, in the library's order."""
-
-
-class Vote(msgspec.Struct, frozen=True, array_like=True):
-    node_id: str
-    term: int
-    voted_for: str | None
+REMEDY: Final = (
+    "if the other voters hold a quorum, run `ccs cluster recover` on this node's directory and start it again; "
+    "otherwise restore the directory from a copy of this node's own disk"
+)
 
 
 class Journal:
-    """Shaped as the library expects its journal, names included. Raises `LogStorageError` on damage, `OSError` as met.
+    """Shaped as the library expects its journal, names included. Raises `LogStorageError` on damage.
 
-    An `OSError` of `sync` must end the process: what the disk holds is not known after it.
+    An `OSError` that lack of room does not explain must end the process: what the disk holds is not known after it.
     """
 
-    def __init__(self, directory: Path, *, node_id: str) -> None:
+    def __init__(self, directory: Path, *, node_id: str, files: Files, worker: Worker | None = None) -> None:
         self._path = directory / "journal"
-        self._vote_path = directory / "vote"
+        self._files = files
+        self._worker = worker or NoWorker()
         self._entries: list[Entry] = []
         self._offsets: list[int] = []
-        self._unsynced = bytearray()
-        self._end = len(MAGIC)
+        self._durable_end = len(records.MAGIC)
+        self._durable_count = 0
+        self._flight: tuple[Job, int, int] | None = None
+        self._dirty = False
         self.repaired_bytes = 0
-        self._vote = self._read_vote(node_id)
-        if not self._path.exists():
-            self._publish_file(MAGIC)
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        self.rewrite_failure_count = 0
+        self.full = False
+        """The last attempt to write found no room. What waits is tried again by `begin_sync`."""
+        data = files.read(self._path)
+        self._vote = VoteFile(directory / "vote", node_id=node_id, files=files, remedy=REMEDY)
+        self._refuse_half(data, directory=directory)
+        if data is None:
+            data = records.MAGIC
+            self._publish(data)
+        self._file: OpenFile = files.open(self._path)
         try:
-            self._recover()
+            self._recover(data)
         except BaseException:
-            os.close(self._descriptor)
+            self._file.close()
+            self._vote.close()
             raise
 
     # What the library calls.
 
     def add(self, command: bytes, idx: int, term: int) -> None:
-        record = _record((command, idx, term))
-        self._entries.append((command, idx, term))
+        entry = (command, idx, term)
         self._offsets.append(self._end)
-        self._unsynced += record
-        self._end += len(record)
+        self._entries.append(entry)
 
     @overload
     def __getitem__(self, place: int) -> Entry: ...
@@ -80,17 +76,23 @@ class Journal:
         return len(self._entries)
 
     def deleteEntriesFrom(self, entryFrom: int) -> None:  # noqa: N802, N803
-        """The end is gone, in the file too; the cut is durable with the next `sync`."""
+        """The end is gone, in the file too, before anything is written in its place."""
         if entryFrom >= len(self._entries):
             return
-        self._flush()
-        self._end = self._offsets[entryFrom]
+        self._settle()
+        cut = self._offsets[entryFrom]
         del self._entries[entryFrom:]
         del self._offsets[entryFrom:]
-        os.ftruncate(self._descriptor, self._end)
+        if cut < self._durable_end or self._dirty:
+            self._durable_end = min(cut, self._durable_end)
+            self._durable_count = min(entryFrom, self._durable_count)
+            self._file.truncate(self._durable_end)
+            self._file.sync()
+            self._dirty = False
+        self.full = self.full and self.waiting
 
     def deleteEntriesTo(self, entryTo: int) -> None:  # noqa: N802, N803
-        """The beginning is gone, durably."""
+        """The beginning is gone, durably; without room for the shorter file it stays."""
         if entryTo > 0:
             self.replace(self._entries[entryTo:])
 
@@ -99,16 +101,13 @@ class Journal:
 
     def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:  # noqa: N802, N803
         """Durable on return, and so before any message speaks of it."""
-        vote = Vote(node_id=self._vote.node_id, term=term, voted_for=votedForNodeId)
-        if vote != self._vote:
-            self._publish_vote(vote)
-            self._vote = vote
+        self._vote.write(term=term, voted_for=votedForNodeId, rejoining=self.rejoining)
 
     def getCurrentTerm(self) -> int:  # noqa: N802
-        return self._vote.term
+        return self._vote.value.term
 
     def getVotedForNodeId(self) -> str | None:  # noqa: N802
-        return self._vote.voted_for
+        return self._vote.value.voted_for
 
     def onOneSecondTimer(self) -> None:  # noqa: N802
         """Nothing is put off."""
@@ -118,25 +117,92 @@ class Journal:
 
     # What we call.
 
-    def sync(self) -> None:
-        """Everything added so far is durable."""
-        if self._unsynced:
-            self._flush()
-            os.fdatasync(self._descriptor)
+    @property
+    def rejoining(self) -> bool:
+        return self._vote.value.rejoining
 
-    def replace(self, entries: list[Entry]) -> None:
-        """The journal holds exactly these entries, durably and in one step."""
-        records = [_record(entry) for entry in entries]
-        self._publish_file(MAGIC + b"".join(records))
-        os.close(self._descriptor)
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
-        self._unsynced.clear()
-        self._entries = list(entries)
-        self._offsets = []
-        self._end = len(MAGIC)
-        for record in records:
-            self._offsets.append(self._end)
-            self._end += len(record)
+    def rejoined(self) -> None:
+        """This node votes and counts again, durably."""
+        vote = self._vote.value
+        self._vote.write(term=vote.term, voted_for=vote.voted_for, rejoining=False)
+
+    @property
+    def durable_through(self) -> int:
+        """Index of the last entry that survives a power cut; 0 if none does."""
+        return self._entries[self._durable_count - 1][1] if self._durable_count > 0 else 0
+
+    @property
+    def syncing(self) -> bool:
+        return self._flight is not None
+
+    @property
+    def waiting(self) -> bool:
+        """Entries are held in memory alone."""
+        return self._durable_count < len(self._entries)
+
+    def begin_sync(self, *, inline: bool) -> None:
+        """What was added is on its way to the disk; with `inline`, and no sync under way, it is there or `full` is set."""
+        if self._flight is not None or not self.waiting:
+            return
+        ground, count = self._durable_end, len(self._entries)
+        data = b"".join(records.encode(entry, ground=ground) for entry in self._entries[self._durable_count :])
+        file = self._file
+
+        def write() -> None:
+            file.write(data, offset=ground)
+            file.sync()
+
+        job = NoWorker().start(write) if inline else self._worker.start(write)
+        self._flight = (job, count, ground + len(data))
+        self.finish_nowait()
+
+    def finish_nowait(self) -> bool:
+        """Whether a sync under way has ended. Raises its `OSError`, unless room would cure it: see `full`."""
+        if self._flight is None or not self._flight[0].done:
+            return False
+        (job, count, end), self._flight = self._flight, None
+        if job.error is None:
+            self._durable_count, self._durable_end = count, end
+            self._dirty = self.full = False
+        elif isinstance(job.error, OSError) and job.error.errno in disk.FULL:
+            self._dirty = self.full = True
+        else:
+            raise job.error
+        return True
+
+    def sync(self) -> None:
+        """Everything added so far is durable, unless `full`."""
+        self._settle()
+        self.begin_sync(inline=True)
+
+    def replace(self, entries: list[Entry]) -> bool:
+        """The journal holds exactly these entries, durably and in one step; False, and nothing changed, without room."""
+        self._settle()
+        if not self.prepare(entries):
+            return False
+        self.adopt(entries)
+        return True
+
+    def prepare(self, entries: list[Entry]) -> bool:
+        """A file that could take the journal's place is on the disk; False without room for it."""
+        try:
+            disk.write_file(self._files, self._new_path, data=records.encode_file(entries))
+        except OSError as error:
+            if error.errno not in disk.FULL:
+                raise
+            self._files.unlink(self._new_path)
+            self.rewrite_failure_count += 1
+            return False
+        return True
+
+    def adopt(self, entries: list[Entry]) -> None:
+        """The file prepared of these entries is the journal."""
+        self._settle()
+        disk.publish(self._files, self._new_path, target=self._path)
+        self._file.close()
+        self._file = self._files.open(self._path)
+        self._dirty = self.full = False
+        self._take(entries)
 
     def entry_at(self, index: int) -> Entry | None:
         """The entry of this log index, if it is held."""
@@ -144,7 +210,7 @@ class Journal:
         return self._entries[place] if 0 <= place < len(self._entries) else None
 
     def entries_from(self, index: int, *, bytes_max: int) -> list[Entry]:
-        """The entries from `index` on, the last of which is the first to reach `bytes_max` together."""
+        """Consecutive entries, the last being the one that reaches `bytes_max`."""
         entries: list[Entry] = []
         size_bytes = 0
         entry = self.entry_at(index)
@@ -155,87 +221,55 @@ class Journal:
         return entries
 
     def close(self) -> None:
-        if self._descriptor >= 0:
-            self.sync()
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """What can be made durable is."""
+        self.sync()
+        self._file.close()
+        self._vote.close()
 
-    def _flush(self) -> None:
-        if self._unsynced:
-            disk.write_all(self._descriptor, bytes(self._unsynced), offset=self._end - len(self._unsynced))
-            self._unsynced.clear()
+    def check_invariants(self) -> None:
+        assert len(self._entries) == len(self._offsets) >= self._durable_count
+        place = self._durable_count
+        assert self._durable_end == (self._offsets[place] if place < len(self._offsets) else self._end)
 
-    def _publish_file(self, data: bytes) -> None:
-        temporary = self._path.with_suffix(".new")
-        disk.write_file(temporary, data)
-        disk.publish(temporary, target=self._path)
+    @property
+    def _end(self) -> int:
+        return self._offsets[-1] + records.size_bytes(self._entries[-1]) if self._entries else len(records.MAGIC)
 
-    def _publish_vote(self, vote: Vote) -> None:
-        temporary = self._vote_path.with_suffix(".new")
-        disk.write_file(temporary, disk.sealed(msgspec.msgpack.encode(vote)))
-        disk.publish(temporary, target=self._vote_path)
+    @property
+    def _new_path(self) -> Path:
+        return self._path.with_suffix(".new")
 
-    def _read_vote(self, node_id: str) -> Vote:
-        if not self._vote_path.exists():
-            if self._path.exists():
-                raise LogStorageError(f"{self._vote_path} is missing beside a journal; {REMEDY}")
-            first = Vote(node_id=node_id, term=0, voted_for=None)
-            self._publish_vote(first)
-            return first
-        body = disk.unsealed(self._vote_path.read_bytes(), path=self._vote_path, remedy=REMEDY)
-        vote = msgspec.msgpack.decode(body, type=Vote)
-        if vote.node_id != node_id:
-            raise LogStorageError(f"{self._vote_path} belongs to node {vote.node_id!r}, this is {node_id!r}; {REMEDY}")
-        if vote.term > 0 and not self._path.exists():
-            raise LogStorageError(f"{self._path} is missing beside a vote of term {vote.term}; {REMEDY}")
-        return vote
+    def _settle(self) -> None:
+        """No sync is under way."""
+        if self._flight is not None:
+            self._flight[0].wait()
+            self.finish_nowait()
 
-    def _recover(self) -> None:
-        data = self._path.read_bytes()
-        if data[: len(MAGIC)] != MAGIC:
-            raise LogStorageError(f"{self._path}: offset 0: not a journal of this release; {REMEDY}")
-        offset = len(MAGIC)
-        while offset < len(data):
-            found = _read_record(data, offset=offset)
-            if found is None:
-                self._repair(data, offset=offset)
-                break
-            entry, end = found
-            if self._entries and entry[1] != self._entries[-1][1] + 1:
-                raise LogStorageError(
-                    f"{self._path}: offset {offset}: index {entry[1]} after {self._entries[-1][1]}; {REMEDY}"
-                )
-            self._entries.append(entry)
-            self._offsets.append(offset)
-            offset = end
-        self._end = offset
+    def _publish(self, data: bytes) -> None:
+        disk.write_file(self._files, self._new_path, data=data)
+        disk.publish(self._files, self._new_path, target=self._path)
 
-    def _repair(self, data: bytes, *, offset: int) -> None:
-        place = data.find(MARK, offset + 1)
-        while place >= 0:
-            if _read_record(data, offset=place) is not None:
-                raise LogStorageError(f"{self._path}: offset {offset}: damaged, with whole records after it; {REMEDY}")
-            place = data.find(MARK, place + 1)
-        self.repaired_bytes = len(data) - offset
-        os.ftruncate(self._descriptor, offset)
-        os.fsync(self._descriptor)
+    def _take(self, entries: list[Entry]) -> None:
+        """The file holds these and nothing else."""
+        self._entries, self._offsets = [], []
+        for command, index, term in entries:
+            self.add(command, index, term)
+        self._durable_count, self._durable_end = len(self._entries), self._end
 
+    def _refuse_half(self, data: bytes | None, *, directory: Path) -> None:
+        if data is not None and self._vote.is_new:
+            self._files.unlink(directory / "vote")
+            raise LogStorageError(f"{directory / 'vote'} is missing beside a journal; {REMEDY}")
+        if data is None and self._vote.value.term > 0:
+            raise LogStorageError(f"{self._path} is missing beside a vote of term {self._vote.value.term}; {REMEDY}")
 
-def _record(entry: Entry) -> bytes:
-    command, index, term = entry
-    body = PLACE.pack(index, term) + command
-    return HEAD.pack(MARK, len(body), zlib.crc32(body)) + body
-
-
-def _read_record(data: bytes, *, offset: int) -> tuple[Entry, int] | None:
-    if offset + HEAD.size > len(data):
-        return None
-    mark, length, crc = HEAD.unpack_from(data, offset)
-    start, end = offset + HEAD.size, offset + HEAD.size + length
-    if mark != MARK or not PLACE.size <= length <= RECORD_BYTES_MAX or end > len(data):
-        return None
-    body = data[start:end]
-    if zlib.crc32(body) != crc:
-        return None
-    index, term = PLACE.unpack_from(body)
-    return (body[PLACE.size :], index, term), end
+    def _recover(self, data: bytes) -> None:
+        try:
+            found = records.decode_file(data)
+        except records.DamageError as error:
+            raise LogStorageError(f"{self._path}: {error}; {REMEDY}") from error
+        self._take(found.entries)
+        if found.end < len(data):
+            self.repaired_bytes = len(data) - found.end
+            self._file.truncate(found.end)
+        self._file.sync()

@@ -1,18 +1,21 @@
 # ruff: noqa: N802, N803 -- the names are the library's
 """The only module that knows pysyncobj, and everything of it that is not public.
 
-What is left to the library: terms, votes, elections, when a leader falls back, counting a majority, when to compact. What
-is replaced, because stock it loses or invents acknowledged writes: its journal, snapshots and wire, how entries are
-appended and acknowledged, how they are applied, how commands enter. Private names do not keep still between releases;
-so the library's source is compared with the one this was written for, and on any other the node does not start.
+What is left to the library: terms, votes, who is candidate and leader, when a leader that hears nobody falls back, when
+to speak and to compact. What is replaced, because stock it loses or invents acknowledged writes: its journal, snapshots
+and wire, how entries are appended, acknowledged, counted and applied, how commands enter, when a node stands. Private names
+do not keep still between releases; so the library's source is compared with the one this was written for, and on any
+other the node does not start.
 """
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any, Final
 
 import pysyncobj.syncobj
@@ -24,9 +27,10 @@ from pysyncobj.transport import Transport
 from consistency_service.adapters.raft_log import wire
 from consistency_service.adapters.raft_log.config import RaftLogConfig
 from consistency_service.adapters.raft_log.frames import NO_OP
-from consistency_service.adapters.raft_log.journal import REMEDY, Entry, Journal
-from consistency_service.adapters.raft_log.replication import Replication
-from consistency_service.adapters.raft_log.snapshots import FORMAT, Snapshot, SnapshotStore
+from consistency_service.adapters.raft_log.journal import REMEDY, Journal
+from consistency_service.adapters.raft_log.records import Entry
+from consistency_service.adapters.raft_log.snapshots import FORMAT, Snapshot, SnapshotStore, entries_beside
+from consistency_service.adapters.raft_log.voter import Voter
 from consistency_service.errors import ConfigError, LogStorageError
 
 SYNCOBJ_SHA256: Final = "e8bdf06797085d734df86e24ab4802fe87893dff77268565ec036f7ad4a1cfe4"
@@ -36,9 +40,9 @@ SYNCOBJ_SHA256: Final = "e8bdf06797085d734df86e24ab4802fe87893dff77268565ec036f7
 PRIVATE_NAMES: Final = (
     "_SyncObj__connectedNodes", "_SyncObj__lastResponseTime", "_SyncObj__newAppendEntriesTime", "_SyncObj__noopIDx",
     "_SyncObj__raftCommitIndex", "_SyncObj__raftCurrentTerm", "_SyncObj__raftElectionDeadline",
-    "_SyncObj__raftLastApplied", "_SyncObj__raftLeader", "_SyncObj__raftLog", "_SyncObj__raftMatchIndex",
-    "_SyncObj__raftNextIndex", "_SyncObj__raftState", "_SyncObj__serializer", "_SyncObj__votedForNodeId", "_poller",
-    "_SyncObj__generateRaftTimeout", "_SyncObj__onMessageReceived", "_SyncObj__setCurrentTerm", "_onTick",
+    "_SyncObj__raftLastApplied", "_SyncObj__raftLeader", "_SyncObj__raftLog", "_SyncObj__raftState",
+    "_SyncObj__serializer", "_SyncObj__votedForNodeId", "_poller", "_SyncObj__onMessageReceived",
+    "_SyncObj__setCurrentTerm", "_onTick",
 )
 """Read, set or called."""
 
@@ -51,6 +55,9 @@ OVERRIDDEN_NAMES: Final = (
 FOLLOWER, LEADER = 0, 2
 APPLY_ENTRIES_MAX: Final = 512
 """Applied in one tick, so that a long replay does not silence the node."""
+
+COMPACTION_RETRY_S: Final = 5.0
+"""A snapshot that could not be written, for lack of room say, is tried again after this long."""
 
 
 def verify_library() -> None:
@@ -69,22 +76,23 @@ def monotonic_s() -> float:
     return float(pysyncobj.syncobj.monotonicTime())
 
 
+def monotonic_ns() -> int:
+    return int(monotonic_s() * 1e9)
+
+
 class _Link(Transport):  # type: ignore[misc]
     """What the library calls when it wants to speak: of all its messages only those of an election are left."""
 
-    def __init__(self, send: Callable[[str, wire.Message], bool]) -> None:
+    def __init__(self, voter: Voter) -> None:
         super().__init__(None, None, [])
-        self._send = send
+        self._voter = voter
 
     def send(self, node: Any, message: dict[str, Any]) -> bool:
         match message["type"]:
             case "request_vote":
-                vote_request = wire.VoteRequest(
-                    term=message["term"], last_index=message["last_log_index"], last_term=message["last_log_term"]
-                )
-                return self._send(node.id, vote_request)
+                return self._voter.ask_for_vote(str(node.id))
             case "response_vote":
-                return self._send(node.id, wire.Vote(term=message["term"]))
+                return self._voter.grant_vote(str(node.id), term=message["term"])
         raise AssertionError(f"the library sent {message['type']!r}")
 
 
@@ -102,14 +110,16 @@ class _Compaction:
         self._store = store
         self._state = state
         self._first_kept = 0
+        self._retry_at_s = 0.0
 
     def checkSerializing(self) -> tuple[int, int]:
         match self._store.finish_nowait():
             case True:
                 return SERIALIZER_STATE.SUCCESS, self._first_kept
             case False:
+                self._retry_at_s = monotonic_s() + COMPACTION_RETRY_S
                 return SERIALIZER_STATE.FAILED, self._first_kept
-        busy = self._store.writing or self._store.held_off
+        busy = self._store.writing or monotonic_s() < self._retry_at_s
         return SERIALIZER_STATE.SERIALIZING if busy else SERIALIZER_STATE.NOT_SERIALIZING, self._first_kept
 
     def serialize(self, data: tuple[Any, Entry, Entry, Any], identity: int) -> None:
@@ -119,12 +129,12 @@ class _Compaction:
 
 
 class Replica(SyncObj):  # type: ignore[misc]
-    """One voter. Everything runs in `tick` and `receive`, on the event loop; what they raise is fatal.
+    """One voter's memory: the library's variables, and `voter` who judges what happens to them.
 
-    `apply` gets every committed entry once and in order, no-ops included.
+    Everything runs in `tick` and `receive`, on the event loop; what they raise is fatal. `apply` gets every committed
+    entry once and in order, no-ops included.
     """
 
-    _SyncObj__raftCommitIndex: int
     _SyncObj__raftElectionDeadline: float
 
     def __init__(
@@ -139,6 +149,8 @@ class Replica(SyncObj):  # type: ignore[misc]
         state: Callable[[], bytes],
         restore: Callable[[bytes, int], None],
         take_proposals: Callable[[bool], list[bytes]],
+        read_resolved: Callable[[int, int | None], None],
+        random: Random,
     ) -> None:
         verify_library()
         self._config = config
@@ -147,14 +159,22 @@ class Replica(SyncObj):  # type: ignore[misc]
         self._apply_entry = apply
         self._restore = restore
         self._take_proposals = take_proposals
+        self._stamp = 0
+        self._committed = 1  # the first entry is the same in every journal
         self._nodes = {node_id: Node(node_id) for node_id in sorted(config.peers)}
-        self._votes: tuple[int, list[str]] = (0, [])
-        self._hold_until_s = 0.0
-        self._replication = Replication(
-            self, config=config, journal=journal, snapshots=snapshots, send=send, backlog_bytes=backlog_bytes
+        self.voter = Voter(
+            self,
+            config=config,
+            journal=journal,
+            snapshots=snapshots,
+            send=send,
+            backlog_bytes=backlog_bytes,
+            read_resolved=read_resolved,
+            random=random,
+            now_ns=monotonic_ns(),
         )
         others = [node for node_id, node in self._nodes.items() if node_id != config.node_id]
-        self._link = _Link(send)
+        self._link = _Link(self.voter)
         super().__init__(self._nodes[config.node_id], others, conf=_settings(config), transport=self._link)
         self._poller = _NoPoller()
         self._SyncObj__serializer = _Compaction(snapshots, state=state)
@@ -185,11 +205,7 @@ class Replica(SyncObj):  # type: ignore[misc]
 
     @property
     def settled(self) -> bool:
-        return self.leading and self.applied_index >= self._SyncObj__noopIDx
-
-    @property
-    def refused_count(self) -> int:
-        return self._replication.refused_count
+        return self.leading and self.applied_index >= self.read_floor
 
     @property
     def behind(self) -> bool:
@@ -198,15 +214,10 @@ class Replica(SyncObj):  # type: ignore[misc]
 
     def tick(self) -> None:
         """Whatever is due has been done."""
-        if monotonic_s() < self._hold_until_s:
-            self._SyncObj__raftElectionDeadline = max(self._SyncObj__raftElectionDeadline, self._hold_until_s)
+        stand = self.voter.before_tick(now_ns=monotonic_ns())
+        self._SyncObj__raftElectionDeadline = 0.0 if stand else math.inf
         self._onTick(0.0)
-
-    def resign(self) -> None:
-        """Not the leader, and not a candidate for a while."""
-        if self.leading:
-            self._hold_until_s = monotonic_s() + self._config.resign_hold_ms / 1_000
-            self._step_down()
+        self.voter.after_tick(now_ns=monotonic_ns())
 
     def connected(self, node_id: str) -> None:
         self._link._onNodeConnected(self._nodes[node_id])
@@ -216,80 +227,79 @@ class Replica(SyncObj):  # type: ignore[misc]
 
     def receive(self, node_id: str, message: wire.Peer) -> None:
         """The message has been acted upon, and answered if it asks for an answer."""
-        match message:
-            case wire.VoteRequest():
-                library_message = {
-                    "type": "request_vote",
-                    "term": message.term,
-                    "last_log_index": message.last_index,
-                    "last_log_term": message.last_term,
-                }
-                self._SyncObj__onMessageReceived(self._nodes[node_id], library_message)
-            case wire.Vote():
-                self._vote_received(node_id, message)
-            case wire.Append():
-                self._replication.append_received(node_id, message)
-            case wire.Acknowledgement():
-                self._replication.acknowledgement_received(node_id, message)
-            case wire.SnapshotPart():
-                self._replication.part_received(node_id, message)
-            case wire.SnapshotPartTaken():
-                self._replication.part_taken(node_id, message)
-            case wire.Heartbeat():
-                self._replication.heartbeat_received(node_id, message)
+        self.voter.receive(node_id, message, now_ns=monotonic_ns())
 
     def close_files(self) -> None:
-        self._replication.forget_all()
+        self.voter.replication.forget_transfers()
         self._snapshots.close()
         self._journal.close()
 
-    # What replication needs of the library: see `replication.Host`.
+    # What the voter needs of the library: see `voter.Library`.
+
+    @property
+    def read_floor(self) -> int:
+        return int(self._SyncObj__noopIDx or 0)
+
+    def next_stamp(self) -> int:
+        self._stamp = max(self._stamp + 1, monotonic_ns())
+        return self._stamp
 
     def follow(self, leader_id: str, *, term: int) -> None:
         if term > self.term:
             self._SyncObj__setCurrentTerm(term, None)
         self._SyncObj__setState(FOLLOWER)
         self._SyncObj__raftLeader = self._nodes[leader_id]
-        self._SyncObj__raftElectionDeadline = monotonic_s() + self._SyncObj__generateRaftTimeout()
+        self.voter.elections.leader_heard(now_ns=monotonic_ns())
 
     def fall_back(self, *, term: int) -> None:
         self._SyncObj__setCurrentTerm(term, None)
-        self._step_down()
+        self.step_down()
+
+    def step_down(self) -> None:
+        self._SyncObj__setState(FOLLOWER)
+        self._SyncObj__raftLeader = None
 
     def commit_through(self, index: int) -> None:
-        self._SyncObj__raftCommitIndex = max(self._SyncObj__raftCommitIndex, index)
+        self._committed = self._SyncObj__raftCommitIndex = max(self._committed, index)
 
-    def install(self, snapshot: Snapshot) -> None:
-        """The state is the snapshot's; of the journal, what agrees with the snapshot and goes beyond it is kept."""
-        journal, (_, index, term) = self._journal, snapshot.last
-        if len(journal) > 0 and journal[0][1] > snapshot.previous[1]:
-            raise LogStorageError(f"the journal begins at {journal[0][1]}, after the snapshot's {index}; {REMEDY}")
-        held, previous = journal.entry_at(index), journal.entry_at(snapshot.previous[1])
-        if held is not None and previous is not None and held[2] == term:
-            journal.deleteEntriesTo(snapshot.previous[1] - journal[0][1])
-        else:
-            journal.replace([snapshot.previous, snapshot.last])
-        self._restore(snapshot.state, index)
-        self._SyncObj__raftLastApplied = index
-        self.commit_through(index)
+    def vote_requested(self, node_id: str, message: wire.VoteRequest) -> None:
+        library_message = {
+            "type": "request_vote",
+            "term": message.term,
+            "last_log_index": message.last_index,
+            "last_log_term": message.last_term,
+        }
+        self._SyncObj__onMessageReceived(self._nodes[node_id], library_message)
 
-    def matched_through(self, node_id: str) -> int:
-        return int(self._SyncObj__raftMatchIndex[self._nodes[node_id]])
+    def vote_granted(self, node_id: str, *, term: int) -> None:
+        self._SyncObj__onMessageReceived(self._nodes[node_id], {"type": "response_vote", "term": term})
 
-    def next_index(self, node_id: str) -> int:
-        return int(self._SyncObj__raftNextIndex[self._nodes[node_id]])
+    def install(self, snapshot: Snapshot) -> bool:
+        kept = entries_beside(snapshot, journal=self._journal)
+        if kept is not None and not self._journal.prepare(kept):
+            return False
+        self._snapshots.install()
+        if kept is not None:
+            self._journal.adopt(kept)
+        self._restore_from(snapshot)
+        return True
 
-    def set_matched_through(self, node_id: str, *, index: int) -> None:
-        self._SyncObj__raftMatchIndex[self._nodes[node_id]] = index
+    def heard(self, node_id: str, *, stamp: int) -> None:
+        times, node = self._SyncObj__lastResponseTime, self._nodes[node_id]
+        times[node] = max(times[node], stamp / 1e9)
 
-    def set_next_index(self, node_id: str, *, index: int) -> None:
-        self._SyncObj__raftNextIndex[self._nodes[node_id]] = index
-
-    def heard(self, node_id: str) -> None:
-        self._SyncObj__lastResponseTime[self._nodes[node_id]] = monotonic_s()
+    def give_grace(self, *, grace_ns: int) -> None:
+        """As a leader that did not listen for a while, fall back no earlier than after `grace_ns`."""
+        floor_s = monotonic_s() - self._config.election_timeout_max_ms / 1e3 + grace_ns / 1e9
+        times = self._SyncObj__lastResponseTime
+        for node in times:
+            times[node] = max(times[node], floor_s)
 
     def hurry(self) -> None:
         self._SyncObj__newAppendEntriesTime = 0.0
+
+    def speak(self) -> None:
+        self._SyncObj__sendAppendEntries()
 
     # Inside.
 
@@ -297,7 +307,12 @@ class Replica(SyncObj):  # type: ignore[misc]
         journal, snapshot = self._journal, self._snapshots.read()
         self._SyncObj__raftLog = journal
         if snapshot is not None:
-            self.install(snapshot)
+            kept = entries_beside(snapshot, journal=self._journal)
+            if kept is not None and not journal.replace(kept):
+                raise LogStorageError(
+                    "no room on the disk for a journal beside the snapshot; make room and start again"
+                )
+            self._restore_from(snapshot)
         elif len(journal) == 0:
             journal.add(NO_OP, 1, 0)
             journal.sync()
@@ -307,23 +322,19 @@ class Replica(SyncObj):  # type: ignore[misc]
         self._SyncObj__raftCurrentTerm = max(voted_in, last_term)
         self._SyncObj__votedForNodeId = journal.getVotedForNodeId() if voted_in >= last_term else None
 
-    def _vote_received(self, node_id: str, message: wire.Vote) -> None:
-        """Counted once for each voter and term."""
-        term, voters = self._votes
-        if message.term != self.term or (term == message.term and node_id in voters):
-            return
-        self._votes = (message.term, [*voters, node_id] if term == message.term else [node_id])
-        library_message = {"type": "response_vote", "term": message.term}
-        self._SyncObj__onMessageReceived(self._nodes[node_id], library_message)
-
-    def _step_down(self) -> None:
-        self._SyncObj__setState(FOLLOWER)
-        self._SyncObj__raftLeader = None
+    def _restore_from(self, snapshot: Snapshot) -> None:
+        self._restore(snapshot.state, snapshot.last[1])
+        self._SyncObj__raftLastApplied = snapshot.last[1]
+        self.commit_through(snapshot.last[1])
 
     # What the library calls on itself, replaced.
 
     def _SyncObj__applyLogEntries(self) -> bool:
-        """At most `APPLY_ENTRIES_MAX` committed entries are applied, without a gap."""
+        """At most `APPLY_ENTRIES_MAX` committed entries are applied, without a gap.
+
+        What the library counted as committed is not believed: it takes its own disk for granted.
+        """
+        self.commit_through(self.voter.committed_through() if self.leading else 0)
         applied = self.applied_index
         for index in range(applied + 1, min(self.commit_index, applied + APPLY_ENTRIES_MAX) + 1):
             entry = self._journal.entry_at(index)
@@ -334,38 +345,36 @@ class Replica(SyncObj):  # type: ignore[misc]
         return False
 
     def _checkCommandsToApply(self) -> None:
-        """All waiting proposals are in the journal, sent in one message to each follower, and durable here."""
+        """All waiting proposals are in the journal, sent in one message to each follower, and on their way to disk."""
         commands = self._take_proposals(self.leading)
         if not commands:
             return
         for index, command in enumerate(commands, start=self._journal[-1][1] + 1):
             self._journal.add(command, index, self.term)
-        self._SyncObj__sendAppendEntries()
-        self._journal.sync()
+        self.speak()
+        self.voter.begin_sync()
 
     def _SyncObj__onBecomeLeader(self) -> None:
+        self.voter.replication.begin_leading()
         super()._SyncObj__onBecomeLeader()
-        self._journal.sync()
+        self.voter.begin_sync()
 
     def _SyncObj__sendAppendEntries(self) -> None:
         self._SyncObj__newAppendEntriesTime = monotonic_s() + self._config.heartbeat_ms / 1_000
         for node in sorted(self._SyncObj__connectedNodes, key=_node_id):
-            self._replication.send_to(str(node.id))
+            self.voter.replication.send_to(str(node.id))
 
     def _SyncObj__setState(self, newState: int) -> None:
         """A leader that steps down waits as long as anybody else before it stands again."""
         was_leading = self.leading
         super()._SyncObj__setState(newState)
         if was_leading and newState != LEADER:
-            self._SyncObj__raftElectionDeadline = monotonic_s() + self._SyncObj__generateRaftTimeout()
-            self._replication.forget_all()
+            self.voter.elections.wait(now_ns=monotonic_ns())
+            self.voter.replication.forget_transfers()
 
     def _SyncObj__onNodeDisconnected(self, node: Any) -> None:
-        """Nothing is believed of what it held: it may come back with less."""
         super()._SyncObj__onNodeDisconnected(node)
-        self._replication.forget(str(node.id))
-        if node in self._SyncObj__raftMatchIndex:
-            self._SyncObj__raftMatchIndex[node] = 0
+        self.voter.disconnected(str(node.id), now_ns=monotonic_ns())
 
 
 def _node_id(node: Any) -> str:

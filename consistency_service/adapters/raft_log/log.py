@@ -2,13 +2,15 @@
 
 Picture a heart and a doorbell. The heart is a timer; the doorbell is rung by every message and proposal, and however often
 it rings before the loop comes round, the door is opened once: that makes batches. Whoever proposed waits for its own
-entry to be applied here, recognised by its id, for its deadline, or for news that makes the answer unknowable. If anything
-in here raises, what the memory holds is no longer certain and the process ends.
+entry to be applied here, recognised by its id, for its deadline, or for news that makes the answer unknowable. Whoever
+reads waits for the place that a majority confirmed, at any node. If anything in here raises, what the memory holds is no
+longer certain and the process ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -16,14 +18,18 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from random import Random
 from typing import IO, Final
 
 from consistency_service.adapters.raft_log import frames, wire
 from consistency_service.adapters.raft_log.config import RaftLogConfig
-from consistency_service.adapters.raft_log.journal import Entry, Journal
-from consistency_service.adapters.raft_log.library import Replica, verify_library
+from consistency_service.adapters.raft_log.disk import SystemFiles
+from consistency_service.adapters.raft_log.journal import Journal
+from consistency_service.adapters.raft_log.library import Replica, monotonic_ns, verify_library
+from consistency_service.adapters.raft_log.records import Entry
 from consistency_service.adapters.raft_log.snapshots import SnapshotStore
 from consistency_service.adapters.raft_log.transport import PeerTransport
+from consistency_service.adapters.raft_log.worker import ThreadWorker
 from consistency_service.core.outcomes import Outcome
 from consistency_service.errors import LogStorageError, SnapshotError
 from consistency_service.runtime.ports import Committed, LogStatus, NotLeader, ProposalOutcome, StateMachine, Unknown
@@ -37,6 +43,12 @@ def end_process(reason: str) -> None:
     """The process is gone, at once and without cleaning up: what was in memory can no longer be trusted."""
     logger.critical("log_failed", extra={"reason": reason})
     os._exit(EXIT_CODE_FATAL)
+
+
+def _wake(loop: asyncio.AbstractEventLoop, *, ring: Callable[[], None]) -> None:
+    """Called by writer threads; a loop that is closed needs no waking."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(ring)
 
 
 Waiter = asyncio.Future[ProposalOutcome]
@@ -54,14 +66,17 @@ class RaftLog:
         self._number = 0
         self._queue: deque[tuple[int, bytes]] = deque()
         self._waiters: dict[int, Waiter] = {}
+        self._readers: dict[int, Waiter] = {}
         self._listeners: list[Callable[[LogStatus], None]] = []
         self._announced: tuple[str | None, bool, bool] = (None, False, False)
         self._running = False
         self._tick_due = False
         self._proposals_refused_count = 0
+        self._reads_refused_count = 0
         self._machine: StateMachine | None = None
         self._replica: Replica | None = None
         self._transport: PeerTransport | None = None
+        self._workers: tuple[ThreadWorker, ...] = ()
         self._lock: IO[bytes] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -89,15 +104,23 @@ class RaftLog:
         self._beat()
 
     async def close(self) -> None:
+        """A leader hands over first."""
+        self.resign()
         self._running = False
         if self._timer is not None:
             self._timer.cancel()
         self._resolve_all(Unknown(reason="the log was closed"))
+        self._resolve_readers(Unknown(reason="the log was closed"))
         if self._transport is not None:
             await self._transport.close()
         if self._replica is not None:
             replica, self._replica = self._replica, None
-            replica.close_files()
+            try:
+                replica.close_files()
+            except OSError:
+                logger.exception("raft_close_failed")
+        for worker in self._workers:
+            worker.close()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -107,10 +130,28 @@ class RaftLog:
         """Raises `ValueError` for a command above `command_bytes_max`."""
         if len(command) > self._config.command_bytes_max:
             raise ValueError(f"a command has at most {self._config.command_bytes_max} bytes, this one {len(command)}")
-        return await self._propose(frames.KIND_COMMAND, payload=command, timeout_ms=timeout_ms)
+        if not self._running or self._replica is None or not self._replica.leading:
+            return NotLeader(leader_id=self.status().leader_id)
+        if len(self._waiters) >= self._config.proposals_max:
+            self._proposals_refused_count += 1
+            return Unknown(reason="too many proposals are under way")
+        number = self._next_number()
+        frame = frames.Frame(kind=frames.KIND_COMMAND, life=self._life, number=number, payload=command)
+        self._queue.append((number, frames.encode(frame)))
+        return await self._answer(number, waiters=self._waiters, timeout_ms=timeout_ms)
 
     async def barrier(self, *, timeout_ms: int) -> ProposalOutcome:
-        return await self._propose(frames.KIND_BARRIER, payload=b"", timeout_ms=timeout_ms)
+        """At any node, without a log entry: a follower asks its leader what to wait for."""
+        replica = self._replica
+        if not self._running or replica is None or replica.leader_id is None:
+            return NotLeader(leader_id=None)
+        reads = replica.voter.reads
+        if max(len(self._readers), reads.waiting_count) >= self._config.proposals_max:
+            self._reads_refused_count += 1
+            return Unknown(reason="too many reads are under way")
+        number = self._next_number()
+        reads.begin(number)
+        return await self._answer(number, waiters=self._readers, timeout_ms=timeout_ms)
 
     def status(self) -> LogStatus:
         replica = self._replica
@@ -124,12 +165,32 @@ class RaftLog:
             commit_index=0 if replica is None else replica.commit_index,
             applied_index=0 if replica is None else replica.applied_index,
             voters=tuple(sorted(self._config.peers)),
+            storage_fault=None if replica is None else replica.voter.storage_fault(now_ns=monotonic_ns()),
         )
 
     def resign(self) -> None:
-        if self._replica is not None:
-            self._guarded(self._replica.resign)
+        """Also names an heir, so that the next leader is there within some milliseconds."""
+        self.transfer(None)
+
+    def transfer(self, heir: str | None) -> str | None:
+        """As a leader: step down in favour of `heir`, or of the follower that holds most; returns whom.
+
+        None: this node did not lead, or nobody could be named. Whether the heir wins is for the others to say. Raises
+        `ValueError` for an heir that is no other voter.
+        """
+        if heir is not None and (heir == self._config.node_id or heir not in self._config.peers):
+            raise ValueError(f"{heir!r} is no other voter of {sorted(self._config.peers)}")
+        named: list[str | None] = []
+        replica = self._replica
+        if replica is not None:
+            hold_ns = self._config.resign_hold_ms * 1_000_000
+
+            def step() -> None:
+                named.append(replica.voter.hand_over(heir=heir, hold_ns=hold_ns, now_ns=monotonic_ns()))
+
+            self._guarded(step)
             self._ring()
+        return named[0] if named else None
 
     def on_status_change(self, listener: Callable[[LogStatus], None]) -> None:
         """What a listener raises is logged, and its own affair."""
@@ -138,31 +199,42 @@ class RaftLog:
     def counters(self) -> dict[str, int]:
         """What was refused, dropped or cut so far in this life."""
         counted = dict(self._transport.counters) if self._transport is not None else {}
-        counted["proposals_refused"] = self._proposals_refused_count
-        counted["messages_refused"] = 0 if self._replica is None else self._replica.refused_count
+        counted |= {"proposals_refused": self._proposals_refused_count, "reads_refused": self._reads_refused_count}
+        if self._replica is not None:
+            counted |= self._replica.voter.counters()
         return counted
 
     def check_invariants(self) -> None:
         assert len(self._waiters) <= self._config.proposals_max
         assert all(number in self._waiters or number <= self._number for number, _ in self._queue)
+        assert len(self._readers) <= self._config.proposals_max
         if self._replica is not None:
+            self._replica.voter.check_invariants()
             assert self._replica.applied_index <= self._replica.commit_index
 
     def _recover(self, machine: StateMachine, *, transport: PeerTransport) -> Replica:
-        journal = Journal(self._config.data_dir, node_id=self._config.node_id)
+        assert self._loop is not None
+        files = SystemFiles(durable=self._config.durability == "fsync")
+        wake = partial(_wake, self._loop, ring=self._ring)
+        writers = ThreadWorker(name="raft-journal", wake=wake), ThreadWorker(name="raft-snapshot", wake=wake)
+        self._workers = writers
+        data_dir, node_id = self._config.data_dir, self._config.node_id
+        journal = Journal(data_dir, node_id=node_id, files=files, worker=writers[0])
         if journal.repaired_bytes > 0:
             logger.warning("raft_journal_tail_cut", extra={"size_bytes": journal.repaired_bytes})
         try:
             return Replica(
                 self._config,
                 journal=journal,
-                snapshots=SnapshotStore(self._config.data_dir),
+                snapshots=SnapshotStore(data_dir, files=files, worker=writers[1]),
                 send=transport.send_nowait,
                 backlog_bytes=transport.backlog_bytes,
                 apply=self._apply,
                 state=machine.snapshot,
                 restore=self._restore,
                 take_proposals=self._take_proposals,
+                read_resolved=self._read_resolved,
+                random=Random(),
             )
         except BaseException:
             journal.close()
@@ -170,18 +242,13 @@ class RaftLog:
 
     # Proposals.
 
-    async def _propose(self, kind: int, *, payload: bytes, timeout_ms: int) -> ProposalOutcome:
-        if not self._running or self._replica is None or not self._replica.leading:
-            return NotLeader(leader_id=self.status().leader_id)
-        if len(self._waiters) >= self._config.proposals_max:
-            self._proposals_refused_count += 1
-            return Unknown(reason="too many proposals are under way")
+    def _next_number(self) -> int:
         self._number += 1
-        number = self._number
-        frame = frames.Frame(kind=kind, life=self._life, number=number, payload=payload)
+        return self._number
+
+    async def _answer(self, number: int, *, waiters: dict[int, Waiter], timeout_ms: int) -> ProposalOutcome:
         waiter: Waiter = asyncio.get_running_loop().create_future()
-        self._waiters[number] = waiter
-        self._queue.append((number, frames.encode(frame)))
+        waiters[number] = waiter
         self._ring()
         try:
             async with asyncio.timeout(timeout_ms / 1_000):
@@ -189,7 +256,7 @@ class RaftLog:
         except TimeoutError:
             return Unknown(reason=f"not applied within {timeout_ms} ms")
         finally:
-            self._waiters.pop(number, None)
+            waiters.pop(number, None)
 
     def _take_proposals(self, leading: bool) -> list[bytes]:
         """Everything queued that somebody still waits for; if we do not lead, they hear so: nothing was proposed."""
@@ -206,10 +273,8 @@ class RaftLog:
         frame = frames.decode(command)
         if frame is None:
             return
-        outcome = Outcome()
-        if frame.kind == frames.KIND_COMMAND:
-            assert self._machine is not None
-            outcome = self._machine.apply(index=index, command=frame.payload)
+        assert self._machine is not None
+        outcome = self._machine.apply(index=index, command=frame.payload)
         if frame.life == self._life:
             self._resolve(frame.number, Committed(index=index, outcome=outcome))
 
@@ -221,14 +286,22 @@ class RaftLog:
             raise LogStorageError(f"the snapshot at index {index} cannot be read: {error}") from error
         self._resolve_all(Unknown(reason="a snapshot took the place of the entries"))
 
-    def _resolve(self, number: int, outcome: ProposalOutcome) -> None:
-        waiter = self._waiters.pop(number, None)
+    def _read_resolved(self, number: int, index: int | None) -> None:
+        confirmed = Committed(index=index, outcome=Outcome()) if index is not None else None
+        self._resolve(number, confirmed or NotLeader(leader_id=self.status().leader_id), waiters=self._readers)
+
+    def _resolve(self, number: int, outcome: ProposalOutcome, *, waiters: dict[int, Waiter] | None = None) -> None:
+        waiter = (self._waiters if waiters is None else waiters).pop(number, None)
         if waiter is not None and not waiter.done():
             waiter.set_result(outcome)
 
     def _resolve_all(self, outcome: ProposalOutcome) -> None:
         for number in list(self._waiters):
             self._resolve(number, outcome)
+
+    def _resolve_readers(self, outcome: ProposalOutcome) -> None:
+        for number in list(self._readers):
+            self._resolve(number, outcome, waiters=self._readers)
 
     # Driving.
 
@@ -266,6 +339,7 @@ class RaftLog:
             logger.exception("raft_step_failed")
             self._running = False
             self._resolve_all(Unknown(reason="the log failed"))
+            self._resolve_readers(Unknown(reason="the log failed"))
             self._on_fatal(f"{type(error).__name__}: {error}")
 
     def _on_connected(self, node_id: str) -> None:
@@ -284,11 +358,12 @@ class RaftLog:
             self._ring()
 
     def _announce(self) -> None:
-        status = self.status()
-        told = (status.leader_id, status.leading, status.term_settled)
+        replica = self._replica if self._running else None
+        told = (None, False, False) if replica is None else (replica.leader_id, replica.leading, replica.settled)
         if told == self._announced:
             return
         self._announced = told
+        status = self.status()
         for listener in self._listeners:
             try:
                 listener(status)

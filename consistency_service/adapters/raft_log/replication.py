@@ -1,23 +1,29 @@
 """How entries and snapshots get from the leader to its followers, and what an acknowledgement proves.
 
 Picture two copies of a strip of paper. The leader names the place after which its piece goes; the follower tears off its
-own paper only where the two really differ, glues, waits until the glue is dry, and answers how far the copies agree. An
-answer counts in the term in which it was given and in no other. A snapshot travels part by part, each acknowledged, so
-that a slow disk looks like a slow disk and not like a dead peer.
+own paper only where the two really differ, glues, and answers how far the copies agree *and the glue is dry*: if it dries
+later, it answers again. An answer counts in the term in which it was given and in no other, and gives back the instant at
+which the leader spoke. A snapshot travels part by part, each acknowledged, so that a slow disk looks like a slow disk and
+not like a dead peer.
 
-Elections, terms and counting a majority are the host's, that is, the library's.
+Elections and terms are the host's; counting is `quorum`'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from consistency_service.adapters.raft_log import wire
 from consistency_service.adapters.raft_log.config import RaftLogConfig
-from consistency_service.adapters.raft_log.journal import REMEDY, Entry, Journal
+from consistency_service.adapters.raft_log.journal import REMEDY, Journal
+from consistency_service.adapters.raft_log.quorum import Quorum
+from consistency_service.adapters.raft_log.records import Entry
 from consistency_service.adapters.raft_log.snapshots import Snapshot, SnapshotStore, Transfer
 from consistency_service.errors import LogStorageError
+
+TRANSFER_STUCK_NS: Final = 10_000_000_000
+"""A snapshot of which no part was acknowledged for so long is sent again from its beginning."""
 
 
 class Host(Protocol):
@@ -42,17 +48,17 @@ class Host(Protocol):
 
     def commit_through(self, index: int) -> None: ...
 
-    def install(self, snapshot: Snapshot) -> None:
-        """The state, and the journal as far as it disagreed, were replaced."""
+    def install(self, snapshot: Snapshot) -> bool:
+        """The snapshot received is the newest; state, and journal as far as it disagreed, were replaced.
+
+        False, and nothing changed, without room for the journal.
+        """
         ...
 
-    def matched_through(self, node_id: str) -> int: ...
-    def next_index(self, node_id: str) -> int: ...
-    def set_matched_through(self, node_id: str, *, index: int) -> None: ...
-    def set_next_index(self, node_id: str, *, index: int) -> None: ...
+    def next_stamp(self) -> int: ...
 
-    def heard(self, node_id: str) -> None:
-        """A follower confirmed our term."""
+    def heard(self, node_id: str, *, stamp: int) -> None:
+        """A follower confirmed our term, after this instant of ours."""
         ...
 
     def hurry(self) -> None:
@@ -72,60 +78,100 @@ class Replication:
         snapshots: SnapshotStore,
         send: Callable[[str, wire.Message], bool],
         backlog_bytes: Callable[[str], int],
+        begin_sync: Callable[[], None],
     ) -> None:
         self.refused_count = 0
+        others = tuple(node_id for node_id in sorted(config.peers) if node_id != config.node_id)
+        self.quorum = Quorum(followers=others)
         self._host = host
         self._config = config
         self._journal = journal
         self._snapshots = snapshots
         self._send = send
         self._backlog_bytes = backlog_bytes
+        self._begin_sync = begin_sync
+        self._next: dict[str, int] = {}
+        self._rewound_at: dict[str, int] = {}
         self._transfers: dict[str, Transfer] = {}
+        self._agreed: tuple[int, int] = (0, 0)
+        """A term, and through which index our log is known to agree with the one of its leader."""
+        self._owed: tuple[str, int] | None = None
+        """Whom to tell when more is durable, and the newest stamp of theirs."""
 
     # Following.
 
     def append_received(self, node_id: str, message: wire.Append) -> None:
-        if not self._follow(node_id, term=message.term):
+        if not self._follow(node_id, term=message.term, stamp=message.stamp):
             return
         host, journal = self._host, self._journal
         previous = journal.entry_at(message.previous_index)
-        if previous is None:
+        if journal.full:
+            self._acknowledge(node_id, accepted=False, next_index=0, stamp=message.stamp)
+        elif previous is None:
             beyond = message.previous_index > journal[-1][1]
             wanted = journal[-1][1] + 1 if beyond else host.applied_index + 1
-            self._acknowledge(node_id, accepted=False, next_index=wanted)
+            self._acknowledge(node_id, accepted=False, next_index=wanted, stamp=message.stamp)
         elif previous[2] != message.previous_term:
-            self._acknowledge(node_id, accepted=False, next_index=self._first_of_term(previous))
+            wanted = self._first_of_term(previous)
+            self._acknowledge(node_id, accepted=False, next_index=wanted, stamp=message.stamp)
         else:
             self._keep(node_id, entries=message.entries)
-            journal.sync()
             matched = message.previous_index + len(message.entries)
+            self._agreed = (message.term, max(matched, self.agreed_through(term=message.term)))
+            self._begin_sync()
             host.commit_through(min(message.commit_index, matched))
-            self._acknowledge(node_id, accepted=True, next_index=matched + 1)
+            self._owed = (node_id, message.stamp)
+            if not message.entries or journal.durable_through >= matched:
+                self.durable_changed()
+
+    def durable_changed(self) -> None:
+        """The leader knows how far our disk agrees with its log; it will hear again, if that will be more.
+
+        While entries are on their way to a slow disk, the next heartbeat says that we live.
+        """
+        if self._owed is None:
+            return
+        node_id, stamp = self._owed
+        agreed, durable = self.agreed_through(term=self._host.term), self._journal.durable_through
+        if agreed <= durable:
+            self._owed = None
+        self._acknowledge(node_id, accepted=True, next_index=min(agreed, durable) + 1, stamp=stamp)
+
+    def agreed_through(self, *, term: int) -> int:
+        return self._agreed[1] if self._agreed[0] == term else 0
 
     def part_received(self, node_id: str, message: wire.SnapshotPart) -> None:
-        if not self._follow(node_id, term=message.term):
+        if not self._follow(node_id, term=message.term, stamp=message.stamp):
             return
+        host, stamp = self._host, message.stamp
         taken = self._snapshots.take_part(message.data, number=message.number, last=message.last)
         if isinstance(taken, Snapshot):
-            if taken.last[1] > self._host.applied_index:
-                self._snapshots.install()
-                self._host.install(taken)
-            self._acknowledge(node_id, accepted=True, next_index=self._host.applied_index + 1)
+            if taken.last[1] <= host.applied_index or host.install(taken):
+                through = min(host.applied_index, self._journal.durable_through)
+                self._acknowledge(node_id, accepted=True, next_index=through + 1, stamp=stamp)
+            else:
+                self._acknowledge(node_id, accepted=False, next_index=0, stamp=stamp)
         elif taken:
-            self._send(node_id, wire.SnapshotPartTaken(term=self._host.term, number=message.number))
+            counts = not self._journal.rejoining
+            self._send(
+                node_id,
+                wire.SnapshotPartTaken(term=host.term, stamp=stamp, number=message.number, counts=counts),
+            )
         else:
-            self._acknowledge(node_id, accepted=False, next_index=self._journal[-1][1] + 1)
+            self._acknowledge(node_id, accepted=False, next_index=0, stamp=stamp)
 
     def heartbeat_received(self, node_id: str, message: wire.Heartbeat) -> None:
-        if self._follow(node_id, term=message.term):
-            self._acknowledge(node_id, accepted=False, next_index=0)
+        if self._follow(node_id, term=message.term, stamp=message.stamp):
+            self._acknowledge(node_id, accepted=False, next_index=0, stamp=message.stamp)
 
-    def _follow(self, node_id: str, *, term: int) -> bool:
+    def _follow(self, node_id: str, *, term: int, stamp: int) -> bool:
         """Whether the sender leads the present term, and is followed. An older one is told of the newer term."""
         if term < self._host.term or (term == self._host.term and self._host.leading):
             self.refused_count += 1
-            self._acknowledge(node_id, accepted=False, next_index=0)
+            self._acknowledge(node_id, accepted=False, next_index=0, stamp=stamp)
             return False
+        if self._owed is not None and (self._owed[0] != node_id or term != self._host.term):
+            self._owed = None
         self._host.follow(node_id, term=term)
         return True
 
@@ -154,80 +200,110 @@ class Replication:
             index -= 1
         return index
 
-    def _acknowledge(self, node_id: str, *, accepted: bool, next_index: int) -> None:
-        message = wire.Acknowledgement(term=self._host.term, accepted=accepted, next_index=next_index)
+    def _acknowledge(self, node_id: str, *, accepted: bool, next_index: int, stamp: int) -> None:
+        message = wire.Acknowledgement(
+            term=self._host.term,
+            stamp=stamp,
+            accepted=accepted,
+            next_index=next_index,
+            counts=not self._journal.rejoining,
+        )
         self._send(node_id, message)
 
     # Leading.
+
+    def begin_leading(self) -> None:
+        """Nothing is known of anybody; everybody is offered what comes next."""
+        self.forget_transfers()
+        self.quorum.begin()
+        self._rewound_at.clear()
+        self._next = dict.fromkeys(self.quorum.followers, self._journal[-1][1] + 1)
 
     def send_to(self, node_id: str) -> None:
         """Everything the follower lacks is on its way, as far as one message and its backlog allow."""
         host = self._host
         if self._backlog_bytes(node_id) > self._config.backlog_bytes_max:
             return
-        transfer, next_index = self._transfers.get(node_id), host.next_index(node_id)
+        transfer, next_index = self._transfers.get(node_id), self._next[node_id]
+        if transfer is not None and host.next_stamp() > transfer.sent_at + TRANSFER_STUCK_NS:
+            self.forget_transfer(node_id)
+            transfer = None
         previous = self._journal.entry_at(next_index - 1)
         if transfer is None and previous is None:
             transfer = self._transfers[node_id] = self._snapshots.open_transfer()
             self._send_part(node_id, transfer)
         elif transfer is not None or previous is None:
-            self._send(node_id, wire.Heartbeat(term=host.term))
+            self._send(node_id, wire.Heartbeat(term=host.term, stamp=host.next_stamp()))
         else:
             entries = self._journal.entries_from(next_index, bytes_max=self._config.batch_bytes_max)
             message = wire.Append(
                 term=host.term,
+                stamp=host.next_stamp(),
                 commit_index=host.commit_index,
                 previous_index=previous[1],
                 previous_term=previous[2],
                 entries=[wire.Entry(*entry) for entry in entries],
             )
             if self._send(node_id, message):
-                host.set_next_index(node_id, index=next_index + len(entries))
+                self._next[node_id] = next_index + len(entries)
 
     def acknowledgement_received(self, node_id: str, message: wire.Acknowledgement) -> None:
-        host = self._host
+        host, quorum = self._host, self.quorum
         if message.term > host.term:
             host.fall_back(term=message.term)
             return
-        if not self._counts(node_id, term=message.term):
+        if not self._counts(node_id, term=message.term, stamp=message.stamp, counts=message.counts):
             return
         end = self._journal[-1][1] + 1
         if message.accepted and message.next_index <= end:
-            self.forget(node_id)
-            host.set_matched_through(node_id, index=max(host.matched_through(node_id), message.next_index - 1))
-            host.set_next_index(node_id, index=max(host.next_index(node_id), message.next_index))
-        elif message.next_index > 0:
+            self.forget_transfer(node_id)
+            quorum.matched(node_id, index=message.next_index - 1)
+            self._next[node_id] = max(self._next[node_id], message.next_index)
+        elif message.next_index > 0 and message.stamp >= self._rewound_at.get(node_id, 0):
             self.refused_count += message.accepted
-            self.forget(node_id)
+            self.forget_transfer(node_id)
             wanted = max(2, min(message.next_index, end))  # every journal begins with the same first entry
-            host.set_next_index(node_id, index=max(host.matched_through(node_id) + 1, wanted))
+            self._next[node_id] = max(quorum.matched_through(node_id) + 1, wanted)
+            self._rewound_at[node_id] = host.next_stamp()
             host.hurry()
 
     def part_taken(self, node_id: str, message: wire.SnapshotPartTaken) -> None:
         transfer = self._transfers.get(node_id)
-        if self._counts(node_id, term=message.term) and transfer is not None and message.number == transfer.number:
+        counted = self._counts(node_id, term=message.term, stamp=message.stamp, counts=message.counts)
+        if counted and transfer is not None and message.number == transfer.number:
             transfer.number += 1
             self._send_part(node_id, transfer)
 
-    def forget(self, node_id: str) -> None:
+    def disconnected(self, node_id: str) -> None:
+        """Nothing is believed of what it held: it may come back with less."""
+        self.forget_transfer(node_id)
+        self.quorum.forget(node_id)
+        self._rewound_at.pop(node_id, None)
+        if self._owed is not None and self._owed[0] == node_id:
+            self._owed = None
+
+    def forget_transfer(self, node_id: str) -> None:
         """No snapshot is on its way to this node."""
         transfer = self._transfers.pop(node_id, None)
         if transfer is not None:
             transfer.close()
 
-    def forget_all(self) -> None:
+    def forget_transfers(self) -> None:
         for node_id in list(self._transfers):
-            self.forget(node_id)
+            self.forget_transfer(node_id)
 
-    def _counts(self, node_id: str, *, term: int) -> bool:
+    def _counts(self, node_id: str, *, term: int, stamp: int, counts: bool) -> bool:
         """Whether this is an answer to us as the leader of the present term."""
         if not self._host.leading or term != self._host.term:
             return False
-        self._host.heard(node_id)
+        self.quorum.answered(node_id, stamp=stamp, counts=counts)
+        if counts:
+            self._host.heard(node_id, stamp=stamp)
         return True
 
     def _send_part(self, node_id: str, transfer: Transfer) -> None:
         data = transfer.file.read(self._config.snapshot_part_bytes)
-        last = len(data) < self._config.snapshot_part_bytes
-        message = wire.SnapshotPart(term=self._host.term, number=transfer.number, data=data, last=last)
+        host, last = self._host, len(data) < self._config.snapshot_part_bytes
+        stamp = transfer.sent_at = host.next_stamp()
+        message = wire.SnapshotPart(term=host.term, stamp=stamp, number=transfer.number, data=data, last=last)
         self._send(node_id, message)

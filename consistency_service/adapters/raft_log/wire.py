@@ -38,15 +38,24 @@ class Ping(Message, frozen=True, kw_only=True, tag=2):
 
 
 class VoteRequest(Message, frozen=True, kw_only=True, tag=3):
+    """Will you vote for me in `term`? A trial only asks whether you would, and changes nothing."""
+
     term: Count
     last_index: Count
     last_term: Count
+    trial: bool
+    handed_over: bool
+    """The leader itself named the sender its heir."""
+    stamp: Count
 
 
 class Vote(Message, frozen=True, kw_only=True, tag=4):
-    """Granted, in this term."""
+    """The answer: `term` is the one asked about if `granted`, otherwise the one in which the voter is."""
 
     term: Count
+    granted: bool
+    trial: bool
+    stamp: Count
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -59,6 +68,8 @@ class Append(Message, frozen=True, kw_only=True, tag=5):
     """The leader's entries after `previous_index`; without entries a heartbeat."""
 
     term: Count
+    stamp: Count
+    """An instant of the leader's clock, given back by the answer."""
     commit_index: Count
     previous_index: Count
     previous_term: Count
@@ -72,14 +83,18 @@ class Acknowledgement(Message, frozen=True, kw_only=True, tag=6):
     """
 
     term: Count
+    stamp: Count
     accepted: bool
     next_index: Count
+    counts: bool
+    """Whether the sender is part of a majority: not while it is catching up on a lost memory."""
 
 
 class SnapshotPart(Message, frozen=True, kw_only=True, tag=7):
     """A piece of the leader's snapshot; the next one follows when this one was acknowledged."""
 
     term: Count
+    stamp: Count
     number: Count
     data: bytes
     last: bool
@@ -87,16 +102,52 @@ class SnapshotPart(Message, frozen=True, kw_only=True, tag=7):
 
 class SnapshotPartTaken(Message, frozen=True, kw_only=True, tag=8):
     term: Count
+    stamp: Count
     number: Count
+    counts: bool
 
 
 class Heartbeat(Message, frozen=True, kw_only=True, tag=9):
     """The leader lives, and has nothing to append while its snapshot is on the way."""
 
     term: Count
+    stamp: Count
 
 
-Peer = Ping | VoteRequest | Vote | Append | Acknowledgement | SnapshotPart | SnapshotPartTaken | Heartbeat
+class HandOver(Message, frozen=True, kw_only=True, tag=10):
+    """The leader of `term` leaves, and you are its heir: stand at once."""
+
+    term: Count
+
+
+class ReadIndexRequest(Message, frozen=True, kw_only=True, tag=11):
+    """Which entry must a read wait for that begins now?"""
+
+    number: Count
+
+
+class ReadIndexAnswer(Message, frozen=True, kw_only=True, tag=12):
+    """The entry, committed; or, not confirmed, that the sender does not lead."""
+
+    number: Count
+    confirmed: bool
+    index: Count
+    term: Count
+
+
+Peer = (
+    Ping
+    | VoteRequest
+    | Vote
+    | Append
+    | Acknowledgement
+    | SnapshotPart
+    | SnapshotPartTaken
+    | Heartbeat
+    | HandOver
+    | ReadIndexRequest
+    | ReadIndexAnswer
+)
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _hello_decoder: Final = msgspec.msgpack.Decoder(Hello, strict=True)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from consistency_service.adapters.raft_log.disk import SystemFiles
 from consistency_service.adapters.raft_log.snapshots import FORMAT, Snapshot, SnapshotStore
 from consistency_service.errors import LogStorageError
+from tests.support.forgetful_disk import ForgetfulDisk
 
 
 def snapshot(index: int, *, state: bytes = b"state" * 300) -> Snapshot:
@@ -13,13 +17,15 @@ def snapshot(index: int, *, state: bytes = b"state" * 300) -> Snapshot:
 
 
 def finished(store: SnapshotStore) -> bool | None:
-    assert store._writer is not None
-    store._writer.join()
     return store.finish_nowait()
 
 
+def store_in(directory) -> SnapshotStore:
+    return SnapshotStore(directory, files=SystemFiles())
+
+
 def stored(directory, index: int) -> SnapshotStore:
-    store = SnapshotStore(directory)
+    store = store_in(directory)
     store.write_nowait(snapshot(index))
     assert finished(store) is True
     return store
@@ -27,7 +33,7 @@ def stored(directory, index: int) -> SnapshotStore:
 
 def parts(store: SnapshotStore, *, size: int) -> list[tuple[bytes, bool]]:
     transfer = store.open_transfer()
-    data = transfer.file.read()
+    data = transfer.file.read(1 << 20)
     transfer.close()
     pieces = [data[start : start + size] for start in range(0, len(data), size)]
     return [(piece, place == len(pieces) - 1) for place, piece in enumerate(pieces)]
@@ -36,7 +42,7 @@ def parts(store: SnapshotStore, *, size: int) -> list[tuple[bytes, bool]]:
 def test_what_was_written_is_read_in_another_life(tmp_path):
     stored(tmp_path, 10)
 
-    assert snapshot(10) == SnapshotStore(tmp_path).read()
+    assert snapshot(10) == store_in(tmp_path).read()
 
 
 def test_success_is_told_once(tmp_path):
@@ -47,7 +53,7 @@ def test_success_is_told_once(tmp_path):
 
 
 def test_every_flipped_or_missing_byte_is_refused(tmp_path):
-    store = SnapshotStore(tmp_path)
+    store = store_in(tmp_path)
     store.write_nowait(snapshot(10, state=b"s"))
     finished(store)
     path = tmp_path / "snapshot"
@@ -61,19 +67,35 @@ def test_every_flipped_or_missing_byte_is_refused(tmp_path):
             store.read()
 
 
-def test_a_failed_write_is_told_counted_and_held_off(tmp_path):
-    store = stored(tmp_path, 10)
-    (tmp_path / "snapshot.written").mkdir()
+def test_a_failed_write_is_told_and_counted_and_gives_its_room_back():
+    memory = ForgetfulDisk()
+    store = SnapshotStore(Path("/virtual"), files=memory)
+    store.write_nowait(snapshot(10))
+    store.finish_nowait()
+    memory.full = True
     store.write_nowait(snapshot(20))
 
     assert finished(store) is False
     assert store.failure_count == 1
-    assert store.held_off
     assert snapshot(10) == store.read()
+    assert ["/virtual/snapshot"] == list(memory.names)
+
+
+def test_a_part_for_which_there_is_no_room_is_refused_and_the_next_transfer_begins_anew(tmp_path):
+    source = stored(tmp_path / "a", 10)
+    memory = ForgetfulDisk(full=True)
+    target = SnapshotStore(Path("/virtual"), files=memory)
+    pieces = parts(source, size=1_000)
+
+    assert target.take_part(pieces[0][0], number=0, last=False) is False
+    assert [] == list(memory.names)
+    memory.full = False
+    answers = [target.take_part(data, number=number, last=last) for number, (data, last) in enumerate(pieces)]
+    assert snapshot(10) == answers[-1]
 
 
 def test_parts_in_order_make_the_snapshot_once_installed(tmp_path):
-    source, target = stored(tmp_path / "a", 10), SnapshotStore(tmp_path / "b")
+    source, target = stored(tmp_path / "a", 10), store_in(tmp_path / "b")
     answers = [
         target.take_part(data, number=number, last=last) for number, (data, last) in enumerate(parts(source, size=100))
     ]
@@ -92,7 +114,7 @@ def directories(tmp_path):
 
 
 def test_a_part_out_of_order_or_of_another_snapshot_is_refused(tmp_path):
-    source, target = stored(tmp_path / "a", 10), SnapshotStore(tmp_path / "b")
+    source, target = stored(tmp_path / "a", 10), store_in(tmp_path / "b")
     (first, _), (second, _), *_ = parts(source, size=100)
 
     assert target.take_part(second, number=1, last=False) is False
@@ -103,7 +125,7 @@ def test_a_part_out_of_order_or_of_another_snapshot_is_refused(tmp_path):
 
 
 def test_an_older_one_being_written_gives_way_to_one_that_arrived(tmp_path):
-    source, target = stored(tmp_path / "a", 30), SnapshotStore(tmp_path / "b")
+    source, target = stored(tmp_path / "a", 30), store_in(tmp_path / "b")
     target.write_nowait(snapshot(20))
     for number, (data, last) in enumerate(parts(source, size=1_000)):
         target.take_part(data, number=number, last=last)

@@ -11,13 +11,16 @@ from consistency_service.adapters.raft_log import frames, wire
 
 MESSAGES: list[wire.Peer] = [
     wire.Ping(),
-    wire.VoteRequest(term=1, last_index=2, last_term=1),
-    wire.Vote(term=3),
-    wire.Append(term=3, commit_index=1, previous_index=4, previous_term=2, entries=[wire.Entry(b"x", 5, 3)]),
-    wire.Acknowledgement(term=3, accepted=True, next_index=6),
-    wire.SnapshotPart(term=3, number=0, data=b"part", last=False),
-    wire.SnapshotPartTaken(term=3, number=0),
-    wire.Heartbeat(term=3),
+    wire.VoteRequest(term=1, last_index=2, last_term=1, trial=True, handed_over=False, stamp=9),
+    wire.Vote(term=3, granted=True, trial=False, stamp=9),
+    wire.Append(term=3, stamp=8, commit_index=1, previous_index=4, previous_term=2, entries=[wire.Entry(b"x", 5, 3)]),
+    wire.Acknowledgement(term=3, stamp=8, accepted=True, next_index=6, counts=True),
+    wire.SnapshotPart(term=3, stamp=8, number=0, data=b"part", last=False),
+    wire.SnapshotPartTaken(term=3, stamp=8, number=0, counts=True),
+    wire.Heartbeat(term=3, stamp=8),
+    wire.HandOver(term=3),
+    wire.ReadIndexRequest(number=1),
+    wire.ReadIndexAnswer(number=1, confirmed=True, index=7, term=3),
 ]
 
 
@@ -66,12 +69,13 @@ def test_any_plain_value_is_a_message_or_a_wire_error(value):
 @pytest.mark.parametrize(
     "fields",
     [
-        [3, -1, 0, 0],
-        [3, 1 << 63, 0, 0],
-        [3, 1, 0],
-        [3, 1, 0, 0, 0],
-        [3, True, 0, 0],
-        [3, 1.0, 0, 0],
+        [9, -1, 0],
+        [9, 1 << 63, 0],
+        [9, 1],
+        [9, 1, 0, 0],
+        [9, True, 0],
+        [9, 1.0, 0],
+        [99, 1, 0],
         [1, 1, "ccs", "n1", "n2"],
         ["apply_command", b""],
         {"type": "apply_command", "command": b""},
@@ -95,7 +99,12 @@ def test_other_types_ranges_and_lengths_are_refused(fields):
 )
 def test_entries_with_a_gap_a_falling_or_future_term_or_nothing_in_them_are_refused(entries):
     message = wire.Append(
-        term=3, commit_index=1, previous_index=4, previous_term=2, entries=[wire.Entry(*entry) for entry in entries]
+        term=3,
+        stamp=1,
+        commit_index=1,
+        previous_index=4,
+        previous_term=2,
+        entries=[wire.Entry(*entry) for entry in entries],
     )
     with pytest.raises(wire.WireError, match="cannot follow"):
         wire.decode_peer(wire.encode(message)[4:])
@@ -109,7 +118,7 @@ def test_a_frame_in_the_log_comes_back_as_it_was():
 
 
 @pytest.mark.parametrize(
-    "entry", [b"", b"\x00", b"\x01\x01", b"\xc5\x02" + bytes(17), b"\xc5\x01\x03" + bytes(16), b"\x00" * 30]
+    "entry", [b"", b"\x00", b"\x01\x01", b"\xc5\x02" + bytes(17), b"\xc5\x01\x02" + bytes(16), b"\x00" * 30]
 )
 def test_an_entry_of_another_release_is_refused(entry):
     with pytest.raises(ValueError, match="log entry"):

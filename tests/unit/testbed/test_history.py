@@ -212,7 +212,8 @@ def histories(draw):
     return activations, reads
 
 
-@settings(max_examples=600, deadline=None)
+@pytest.mark.timeout(300)
+@settings(max_examples=200, deadline=None)
 @given(histories())
 def test_runs_are_judged_as_every_single_read_would_be(history):
     activations, reads = history

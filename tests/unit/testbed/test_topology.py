@@ -48,6 +48,9 @@ def test_a_node_reads_its_own_settings_and_every_peer():
         "nats": ["nats://127.0.0.1:1000"],
         "artifacts": "file:///bed/artifacts",
         "region_key": "/bed/keys/region.key",
+        "raft_ca": "/bed/certs/ca.crt",
+        "raft_certificate": "/bed/certs/node-2.crt",
+        "raft_key": "/bed/certs/node-2.key",
         "lease_ms": 3000,
         "peers": {
             f"node-{n}": {"raft": f"127.0.0.1:{1001 + 2 * n}", "url": f"http://127.0.0.1:{1000 + 2 * n}"}
