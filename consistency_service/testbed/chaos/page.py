@@ -16,6 +16,7 @@ PLOT: Final = WIDTH - LEFT - 10
 LANE: Final = 16
 ROW: Final = 18
 CHART: Final = 90
+CHART_TOP: Final = 30
 PIXELS_MIN: Final = 1.2
 """Narrower marks cannot be seen."""
 
@@ -29,11 +30,11 @@ h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 34px 0 10
 .sub { color: var(--soft); margin: 0 0 18px; }
 .verdict { border-radius: 10px; padding: 14px 18px; color: #fff; font-size: 17px; font-weight: 600; }
 .verdict.good { background: var(--good); } .verdict.bad { background: var(--bad); }
-.cards { display: flex; flex-wrap: wrap; gap: 12px; margin: 16px 0 0; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 10px 16px; min-width: 150px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; margin: 16px 0 0; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 10px 16px; }
 .card b { display: block; font-size: 21px; } .card span { color: var(--soft); font-size: 13px; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
-th { text-align: left; color: var(--soft); font-weight: 600; } th, td { padding: 5px 12px 5px 0; vertical-align: top;
+.promises td:nth-child(2) { width: 44%; } th { text-align: left; color: var(--soft); font-weight: 600; } th, td { padding: 5px 12px 5px 0; vertical-align: top;
   border-bottom: 1px solid var(--line); }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .ok { color: var(--good); font-weight: 600; white-space: nowrap; } .no { color: var(--bad); font-weight: 600; white-space: nowrap; }
@@ -78,7 +79,7 @@ def _head(report: ChaosReport) -> Iterator[str]:
     done = [fault for fault in report.faults if fault.skipped is None]
     yield f"<h1>Chaos, seed {report.seed}</h1>"
     yield (
-        f'<p class="sub">{report.begun_at} · {report.minutes:g} minutes · {report.nodes} nodes, {report.edges} edges · '
+        f'<p class="sub">{report.begun_at} · {_minutes(report.minutes)} · {report.nodes} nodes, {report.edges} edges · '
         f"faults: {escape(', '.join(report.kinds))}</p>"
     )
     if report.beyond:
@@ -113,7 +114,7 @@ def _head(report: ChaosReport) -> Iterator[str]:
 
 def _picture(report: ChaosReport) -> Iterator[str]:
     kinds = [kind.value for kind in FaultKind if any(f.kind == kind and not f.skipped for f in report.faults)]
-    lanes_top = 30 + CHART + 24
+    lanes_top = CHART_TOP + CHART + 22
     rows_top = lanes_top + LANE * len(kinds) + 20
     height = rows_top + ROW * len(report.rows) + 34
     yield "<h2>What was done, and what could be read</h2>"
@@ -138,7 +139,7 @@ def _x(report: ChaosReport, at_ms: float) -> float:
 
 
 def _chart(report: ChaosReport, *, bottom: int) -> Iterator[str]:
-    top = 24
+    top = CHART_TOP
     step_ms = next(
         (step for step in (10_000, 30_000, 60_000, 300_000, 600_000) if report.end_ms / step <= 13), 1_800_000
     )
@@ -147,8 +148,7 @@ def _chart(report: ChaosReport, *, bottom: int) -> Iterator[str]:
         label = f"{at_ms // 60_000}:{at_ms // 1_000 % 60:02d}"
         yield f'<line x1="{x}" y1="{top}" x2="{x}" y2="{bottom}" stroke="var(--line)"/>'
         yield f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{label}</text>'
-    yield f'<text class="name" x="8" y="{top + 12}">strong reads</text>'
-    yield f'<text x="8" y="{top + 28}">share of readers</text>'
+    yield f'<text class="name" x="{LEFT}" y="{top - 9}">readers that read every model strongly</text>'
     for share, y in ((1.0, top), (0.5, top + CHART / 2), (0.0, top + CHART)):
         yield f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{100 * share:.0f} %</text>'
         yield f'<line x1="{LEFT}" y1="{y}" x2="{LEFT + PLOT}" y2="{y}" stroke="var(--line)"/>'
@@ -157,8 +157,8 @@ def _chart(report: ChaosReport, *, bottom: int) -> Iterator[str]:
     yield f'<polyline points="{points}" fill="none" stroke="var(--strong)" stroke-width="1.6"/>'
     nodes = _points(report.strong_nodes, top=top)
     yield f'<polyline points="{nodes}" fill="none" stroke="#1d6fd1" stroke-width="1.1" stroke-dasharray="3 2"/>'
-    yield f'<text x="8" y="{top + 60}" style="fill:var(--strong)">— edges</text>'
-    yield f'<text x="8" y="{top + 76}" style="fill:#1d6fd1">- - nodes</text>'
+    yield f'<text x="{LEFT - 44}" y="{top + 26}" text-anchor="end" style="fill:var(--strong)">— edges</text>'
+    yield f'<text x="{LEFT - 44}" y="{top + 62}" text-anchor="end" style="fill:#1d6fd1">- - nodes</text>'
 
 
 def _points(shares: Sequence[float], *, top: int) -> str:
@@ -212,7 +212,8 @@ def _drawn(report: ChaosReport, row: Row) -> Iterator[tuple[float, float, str]]:
 
 
 def _promises(report: ChaosReport) -> Iterator[str]:
-    yield "<h2>What was promised, and whether it was kept</h2><table><tr><th></th><th>promise</th><th>found</th></tr>"
+    yield '<h2>What was promised, and whether it was kept</h2><table class="promises">'
+    yield "<tr><th></th><th>promise</th><th>found</th></tr>"
     for check in report.checks:
         mark = '<td class="ok">kept</td>' if check.ok else f'<td class="no">broken ×{check.breaches}</td>'
         breaches = "".join(f"<li>{escape(line)}</li>" for line in check.details)
@@ -247,6 +248,10 @@ def _faults(report: ChaosReport) -> Iterator[str]:
             f'<td class="n">{seconds}</td></tr>'
         )
     yield "</table></details>"
+
+
+def _minutes(minutes: float) -> str:
+    return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
 
 
 def _named(fault: FaultDone) -> str:
