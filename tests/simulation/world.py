@@ -28,7 +28,7 @@ from tests.simulation.nemesis import Nemesis
 from tests.simulation.node import SimNode
 from tests.simulation.process import Process
 
-HEAL_NS = 40 * S
+HEAL_NS = 20 * S
 LOOK_NS = 200 * MS
 TRACE_LINE_CHARS = 400
 
@@ -150,7 +150,7 @@ class World:
             rng=self.rng,
             rho_ppm=self.knobs.rho_ppm,
             varying="varying" in self.active,
-            horizon_ns=self.knobs.duration_ns + HEAL_NS,
+            horizon_ns=self.knobs.duration_ns + HEAL_NS + 60 * S,
         )
 
     # ---- messages that need to find their way
