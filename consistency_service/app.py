@@ -15,13 +15,13 @@ from consistency_service.adapters.nats_bus import NatsEventBus
 from consistency_service.adapters.object_store import ObjectStore
 from consistency_service.adapters.raft_log import RaftLog, RaftLogConfig, RaftTls
 from consistency_service.adapters.region_key import load_private
-from consistency_service.adapters.system_clock import open_clock
 from consistency_service.api.app import create_api
 from consistency_service.api.peers import Peers
 from consistency_service.api.server import serve as serve_http
 from consistency_service.config import ServiceConfig
 from consistency_service.runtime.node import Node
 from consistency_service.runtime.ports import MetadataLog
+from edge_client.adapters.system_clock import open_clock
 from edge_client.protocol.envelope import Signer
 from edge_client.protocol.subjects import Subjects
 

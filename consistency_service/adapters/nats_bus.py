@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -19,9 +19,11 @@ import nats.js.errors
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig, StreamInfo
 
-from consistency_service.adapters.nats_connection import NatsConnection
-from consistency_service.errors import BusUnavailableError, StreamFencedError
+from consistency_service.errors import BusUnavailableError, ConfigError, StreamFencedError
 from consistency_service.runtime.ports import Delivery, StreamTail
+from edge_client.adapters.nats_connection import NatsConnection
+from edge_client.errors import BusUnavailableError as NotConnectedError
+from edge_client.errors import ConfigError as ConnectionConfigError
 from edge_client.protocol.subjects import Subjects
 
 STREAM_TIMEOUT_S: Final = 2.0
@@ -53,7 +55,8 @@ class NatsEventBus:
         tls: ssl.SSLContext | None = None,
         credentials: str | Path | None = None,
     ) -> None:
-        self._connection = NatsConnection(servers, name=name, tls=tls, credentials=credentials)
+        with _translated():
+            self._connection = NatsConnection(servers, name=name, tls=tls, credentials=credentials)
         self._subjects = subjects
         self._stream = StreamConfig(
             name=subjects.stream,
@@ -86,7 +89,8 @@ class NatsEventBus:
 
     async def publish(self, subject: str, *, payload: bytes, reply_to: str | None = None) -> None:
         """Raise `BusUnavailableError` when disconnected, when 4 MiB wait already, or for more than the server takes."""
-        await self._connection.publish(subject, payload=payload, reply_to=reply_to or "")
+        with _translated():
+            await self._connection.publish(subject, payload=payload, reply_to=reply_to or "")
 
     async def subscribe(
         self, subject: str, *, handler: Callable[[Delivery], None], pending_max: int, queue: str = ""
@@ -151,9 +155,21 @@ class NatsEventBus:
     async def _jetstream(self, action: str) -> AsyncIterator[JetStreamContext]:
         """JetStream within the time allowed, its errors translated."""
         try:
-            async with asyncio.timeout(STREAM_TIMEOUT_S):
-                yield self._connection.client().jetstream(timeout=STREAM_TIMEOUT_S)
+            with _translated():
+                async with asyncio.timeout(STREAM_TIMEOUT_S):
+                    yield self._connection.client().jetstream(timeout=STREAM_TIMEOUT_S)
         except (nats.errors.Error, OSError, ValueError, KeyError, TypeError) as error:
             # The last three: answers that are not what the library expects.
             self._connection.counters["stream_failed"] += 1
             raise BusUnavailableError(f"{action} on {self._subjects.stream}: {error!r}") from error
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The connection is the edge's, and so are its errors."""
+    try:
+        yield
+    except NotConnectedError as error:
+        raise BusUnavailableError(str(error)) from error
+    except ConnectionConfigError as error:
+        raise ConfigError(str(error)) from error

@@ -42,7 +42,6 @@ STATUS_INTERVAL_NS: Final = 200_000_000
 FLUSH_INTERVAL_NS: Final = 1_000_000_000
 BURST_INTERVAL_NS: Final = 5_000_000_000
 WAIT_S: Final = 0.05
-ID_TAKEN_NS_MAX: Final = 15_000_000_000
 EDGES_IN_PROCESS_MAX: Final = 1_000
 
 
@@ -72,6 +71,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     edges_in_process: int = 1
     """Above 1, so many clients in this process, with ids `EDGE_ID-0` and so on."""
     loader: Literal["onnx", "bytes"] = "bytes"
+    id_patience_ms: int = 15_000
+    """How long to ask again for an edge id that the region still holds for the life before."""
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -224,7 +225,7 @@ async def run_many(edge: Edge, settings: EdgeSettings) -> None:
         clients: dict[str, AsyncEdgeClient] = {}
 
         async def connect(edge_id: str) -> None:
-            deadline_ns = boottime_ns() + ID_TAKEN_NS_MAX
+            deadline_ns = boottime_ns() + settings.id_patience_ms * 1_000_000
             while edge_id not in clients:
                 try:
                     client = await AsyncEdgeClient.connect(**_connection(settings, edge_id=edge_id))
@@ -263,7 +264,7 @@ async def run_many(edge: Edge, settings: EdgeSettings) -> None:
 
 def _connected(edge: Edge, settings: EdgeSettings) -> EdgeClient:
     """A client; after a kill the region may take a while to give the id of the life before up, so that is waited for."""
-    deadline_ns = boottime_ns() + ID_TAKEN_NS_MAX
+    deadline_ns = boottime_ns() + settings.id_patience_ms * 1_000_000
     while True:
         try:
             return EdgeClient.connect(**_connection(settings, edge_id=settings.edge_id))

@@ -90,9 +90,7 @@ def write_status(path: Path, status: EdgeStatus) -> None:
     temporary.replace(path)
 
 
-def status_of(
-    pid: int, at_ns: int, sessions: list[Session], *, position: tuple[int, int] | None = None
-) -> EdgeStatus:
+def status_of(pid: int, at_ns: int, sessions: list[Session], *, position: tuple[int, int] | None = None) -> EdgeStatus:
     """The status of a process that has these sessions, at least one."""
     return EdgeStatus(pid=pid, at_ns=at_ns, position=position, sessions=sessions, **msgspec.structs.asdict(sessions[0]))
 

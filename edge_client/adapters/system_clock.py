@@ -3,7 +3,7 @@
 `now_ns` is read on every read of a model, so it is an attribute that holds the cheapest callable there is (a partial of
 the C function: 70 ns where a method takes 100), not a method.
 
-Each of the two packages has this file, because neither may import the other's adapters.
+Both sides use it: two clocks that counted suspension differently would be a bug.
 """
 
 from __future__ import annotations

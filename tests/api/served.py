@@ -17,13 +17,13 @@ from fastapi import FastAPI
 
 from consistency_service.adapters.memory_log import MemoryLog
 from consistency_service.adapters.raft_log import RaftLog, RaftLogConfig
-from consistency_service.adapters.system_clock import SystemClock
 from consistency_service.api.app import create_api
 from consistency_service.api.peers import Peers
 from consistency_service.api.server import serve
 from consistency_service.config import Peer, ServiceConfig
 from consistency_service.runtime.node import Node
 from consistency_service.runtime.ports import MetadataLog
+from edge_client.adapters.system_clock import SystemClock
 from edge_client.protocol.envelope import Signer
 from edge_client.protocol.messages import EdgeReport, ServedModel
 from edge_client.protocol.subjects import Subjects

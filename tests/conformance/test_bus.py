@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
@@ -380,15 +379,6 @@ def test_a_password_in_a_url_is_not_shown():
 def test_missing_credentials_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="no such credentials file"):
         NatsBus("nats://host", name="test", credentials=tmp_path / "none.creds")
-
-
-def test_both_packages_hold_the_same_connection_and_clock():
-    """Neither may import the other's adapters; what is written twice must not drift apart."""
-    for name in ("nats_connection", "nats_wire", "system_clock"):
-        edge = (ROOT / f"edge_client/adapters/{name}.py").read_text(encoding="utf-8")
-        service = (ROOT / f"consistency_service/adapters/{name}.py").read_text(encoding="utf-8")
-
-        assert re.sub(r"^from edge_client\.", "from consistency_service.", edge, flags=re.MULTILINE) == service
 
 
 class RecordingClient:

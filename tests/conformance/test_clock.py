@@ -12,15 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from consistency_service.adapters import system_clock as service_clock
-from edge_client.adapters import system_clock as edge_clock
 from edge_client.adapters.system_clock import FaultyClock, SystemClock, open_clock
 
 CLOCKS = {
-    "edge": edge_clock.SystemClock,
-    "edge-faulty": lambda: edge_clock.FaultyClock(edge_clock.SystemClock()),
-    "service": service_clock.SystemClock,
-    "service-faulty": lambda: service_clock.FaultyClock(service_clock.SystemClock()),
+    "system": SystemClock,
+    "faulty": lambda: FaultyClock(SystemClock()),
 }
 
 

@@ -18,7 +18,6 @@ from typing import Any, Final
 import msgspec
 
 import consistency_service
-from consistency_service.adapters.system_clock import FAULTS_VARIABLE
 from consistency_service.testbed.binaries import find_nats_server, find_redis_server
 from consistency_service.testbed.chaos.plan import BUS, StartClock
 from consistency_service.testbed.chaos.proxy import HOST, Link, ProxyConfig
@@ -32,6 +31,7 @@ from consistency_service.testbed.topology import (
     Topology,
     plan_region,
 )
+from edge_client.adapters.system_clock import FAULTS_VARIABLE
 
 NETWORK: Final = "network"
 """The process that carries everything."""

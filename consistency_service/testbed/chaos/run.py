@@ -42,6 +42,8 @@ CONVERGE_MS_MAX: Final = 30_000
 BOOKS_S: Final = 60.0
 POLL_S: Final = 0.1
 READ_INTERVAL_MS: Final = 4.0
+ID_PATIENCE_MS: Final = 120_000
+"""An edge that is killed and paused while the bus is away may wait for its id longer than usual."""
 
 Say = Callable[[str], None]
 
@@ -301,6 +303,7 @@ class _Chaos:
                 "workload": "read",
                 "loader": "bytes",
                 "read_interval_ms": READ_INTERVAL_MS,
+                "id_patience_ms": ID_PATIENCE_MS,
                 "manifest": str(self._home / "manifest.json"),
                 "history_file": str(self._home / "history" / "{edge_id}.jsonl"),
             },
