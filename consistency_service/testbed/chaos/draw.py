@@ -1,4 +1,4 @@
-"""Draws the programme of a seed: storms of overlapping faults, calms between them, and a calm at the end.
+"""Draws the programme of a seed: storms of overlapping faults, and calms between them; it ends in a storm.
 
 Storms begin and end at random; within one, faults begin at random, and end with it at the latest. What a fault holds (a
 process, a disk, somebody's network) no other fault of the programme holds at the same time.
@@ -64,9 +64,10 @@ def draw(
 def _storms(rng: random.Random, *, duration_ms: int) -> list[Range]:
     storms: list[Range] = []
     at_ms = min(FIRST_MS, duration_ms // 10)
-    calm_ms = min(CALM_MS[0], duration_ms // 4)
-    while at_ms < duration_ms - calm_ms:
-        end_ms = min(at_ms + rng.randint(*STORM_MS), duration_ms - calm_ms)
+    while at_ms < duration_ms:
+        end_ms = at_ms + rng.randint(*STORM_MS)
+        if end_ms + CALM_MS[1] + STORM_MS[0] > duration_ms:
+            end_ms = duration_ms  # no room for another: this one lasts to the end
         storms.append((at_ms, end_ms))
         at_ms = end_ms + rng.randint(*CALM_MS)
     return storms

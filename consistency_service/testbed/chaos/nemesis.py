@@ -67,6 +67,8 @@ class Nemesis:
         self.deeds: list[Deed] = []
         self.unexpected: list[str] = []
         """Processes that ended without being killed, and are running again."""
+        self.ends: dict[str, list[int]] = {}
+        """When each process was found to have ended, or was killed."""
         self._schedule = schedule
         self._directory = directory
         self._disks = disks
@@ -77,6 +79,7 @@ class Nemesis:
         """Processes that are down or stand still because of a deed."""
         self._weather: dict[int, Fault] = {}
         self._full: set[str] = set()
+        self._started_full: set[str] = set()
         self._clocks = {name: _Clock(start.offset_ns, start.rate_ppm) for name, start in schedule.clocks.items()}
         self._store = redis.Redis.from_url(
             supervisor.status(directory).urls(TIER)[0], socket_timeout=5, socket_connect_timeout=2
@@ -147,6 +150,7 @@ class Nemesis:
             case Action.KILL | Action.WIPE:
                 self._held[target] = deed
                 supervisor.kill(self._directory, target)
+                self.ends.setdefault(target, []).append(boottime_ns())
                 if fault.action is Action.WIPE:
                     shutil.rmtree(self._directory / "nats", ignore_errors=True)
             case Action.PAUSE | Action.SUSPEND:
@@ -214,6 +218,10 @@ class Nemesis:
                     raise
                 time.sleep(0.2)
         self._held.pop(name, None)
+        if name in self._full:
+            self._started_full.add(name)
+        else:
+            self._started_full.discard(name)
 
     def _wake(self, deed: Deed) -> None:
         """It goes on, and by its clocks the machine was suspended: `now` went on, the other two stood still."""
@@ -260,26 +268,24 @@ class Nemesis:
             time.sleep(min(POLL_S, left_s))
 
     def _guard(self) -> None:
-        """Whoever ended by itself runs again. Nodes whose disk is full may end; nobody else."""
+        """Whoever ended by itself runs again. Only a node that was started on a full disk may end."""
         self._guarded_s = time.monotonic()
         for process in supervisor.status(self._directory).processes:
-            if process.condition is not Condition.STOPPED or process.name in self._held:
+            name = process.name
+            if process.condition is not Condition.STOPPED or name in self._held:
                 continue
-            if process.name in self._full:
+            excused = name in self._started_full
+            if excused and name in self._full:
                 continue  # it starts again when there is room
-            last = _last_words(self._directory, process.name)
-            if not self._was_full(process.name):
-                self.unexpected.append(f"{process.name} ended by itself (exit code {process.exit_code}): {last}")
-            self._say(f"{process.name} had ended by itself; it is started again")
+            if not excused:
+                words = _last_words(self._directory, name)
+                self.unexpected.append(f"{name} ended by itself (exit code {process.exit_code}): {words}")
+            self.ends.setdefault(name, []).append(boottime_ns())
+            self._say(f"{name} had ended by itself; it is started again")
             try:
-                self._start(process.name)
+                self._start(name)
             except TestbedError as error:
-                self._say(f"{process.name}: {error}")
-
-    def _was_full(self, name: str) -> bool:
-        """Its disk was full a moment ago."""
-        ends = [d.ended_ns for d in self.deeds if d.fault.action is Action.FILL and d.target == name]
-        return any(ended_ns is not None and boottime_ns() - ended_ns < 5_000_000_000 for ended_ns in ends)
+                self._say(f"{name}: {error}")
 
 
 def _last_words(directory: Path, name: str) -> str:

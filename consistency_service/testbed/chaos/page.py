@@ -101,7 +101,7 @@ def _head(report: ChaosReport) -> Iterator[str]:
         (f"{acknowledged:,}", "commands acknowledged"),
         (f"{100 * mean(report.strong_edges):.1f} %", "of the time, edges read every model strongly"),
         (f"{100 * mean(report.strong_nodes):.1f} %", "the same, nodes by REST"),
-        (converged, "from the last change to all edges strong"),
+        (converged, "from the healing to all edges strong at the newest revision"),
     ):
         yield f'<div class="card"><b>{value}</b><span>{text}</span></div>'
     yield "</div>"

@@ -1,7 +1,7 @@
 """What will be done to a region, and when: a value drawn from a seed, before anything is started.
 
 Picture the programme of a stunt show. Storms, in which faults of the chosen kinds begin at random and overlap, alternate
-with calms, in which everything is whole again; the last thing is a calm. No two faults of the programme hold the same
+with calms, in which everything is whole again; the last thing is a storm, after which the region must find together. No two faults of the programme hold the same
 thing at once, but for one: `leader` is whoever leads when the moment comes, which only the nemesis can know.
 
 Every fault lies within the assumptions of the protocol, so nothing that is promised may break. `Break` is the exception,

@@ -27,7 +27,7 @@ from consistency_service.testbed.chaos.layout import installed_programs, plan_ch
 from consistency_service.testbed.chaos.nemesis import Nemesis
 from consistency_service.testbed.chaos.page import page_of
 from consistency_service.testbed.chaos.plan import Break, FaultKind, Schedule
-from consistency_service.testbed.chaos.verdict import Facts, Watched, judge
+from consistency_service.testbed.chaos.verdict import Facts, Watched, judge, went_back
 from consistency_service.testbed.chaos.watch import Position, Watch, behind
 from consistency_service.testbed.chaos.workload import MODELS, Workload, write_manifest
 from consistency_service.testbed.edge_session import boottime_ns
@@ -38,7 +38,8 @@ from consistency_service.testbed.topology import TestbedConfig
 
 READY_MS: Final = 120_000
 STRONG_S: Final = 60.0
-CONVERGE_MS_MAX: Final = 30_000
+CONVERGE_MS_MAX: Final = 40_000
+"""From the moment at which everything is healed; callers end what they have under way within this too."""
 BOOKS_S: Final = 60.0
 POLL_S: Final = 0.1
 READ_INTERVAL_MS: Final = 4.0
@@ -181,8 +182,9 @@ class _Chaos:
         )
         self._say("everything heals, and nobody changes anything any more")
         nemesis.heal()
+        healed_s = time.monotonic()
         workload.stop()
-        self._converge(caller)
+        self._converge(caller, healed_s=healed_s)
         outcome.end_ns = boottime_ns()
         outcome.trouble += workload.errors
         try:
@@ -200,16 +202,15 @@ class _Chaos:
                 )
             time.sleep(POLL_S)
 
-    def _converge(self, caller: Caller) -> None:
+    def _converge(self, caller: Caller, *, healed_s: float) -> None:
         outcome = self._outcome
-        begun_s = time.monotonic()
         while (late := self._behind(caller)) != "":
-            if (time.monotonic() - begun_s) * 1_000 > CONVERGE_MS_MAX:
+            if (time.monotonic() - healed_s) * 1_000 > CONVERGE_MS_MAX:
                 outcome.not_converged = late
                 self._say(f"not converged: {late}")
                 return
             time.sleep(POLL_S)
-        outcome.converged_ms = int((time.monotonic() - begun_s) * 1_000)
+        outcome.converged_ms = int((time.monotonic() - healed_s) * 1_000)
         self._say(f"converged after {outcome.converged_ms / 1_000:.1f} s")
 
     def _behind(self, caller: Caller) -> str:
@@ -245,6 +246,7 @@ class _Chaos:
                 books=outcome.books,
                 history=verdict,
                 watched=outcome.watched,
+                went_back=went_back(operations, ends=self._nemesis.ends),
                 converged_ms=outcome.converged_ms,
                 converge_ms_max=CONVERGE_MS_MAX,
                 not_converged=outcome.not_converged,

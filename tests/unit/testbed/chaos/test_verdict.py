@@ -16,7 +16,7 @@ from consistency_service.testbed.chaos.ledger import (
     Request,
     Told,
 )
-from consistency_service.testbed.chaos.verdict import Facts, Watched, judge
+from consistency_service.testbed.chaos.verdict import Facts, Watched, judge, went_back
 
 READ = history.Operation(
     process="e", op="read", invoked_ns=1, returned_ns=2, model="m", generation=1, guarantee="strong"
@@ -160,6 +160,7 @@ def test_histories_that_are_not_as_told(lines):
     "changes, name",
     [
         ({"watched": Watched(regressions=["back"])}, "positions"),
+        ({"went_back": ["back"]}, "positions"),
         ({"watched": Watched(wrong_reads=["wrong"])}, "values"),
         ({"converged_ms": None, "not_converged": "edge-1 is behind"}, "convergence"),
         ({"unexpected": ["node-1 ended"]}, "survival"),
@@ -183,3 +184,16 @@ def test_a_draft_notices_what_vanishes_and_what_changes():
 
     assert [1, 2, 3, 4] == [entry.revision for entry in made.audit]
     assert 2 == len(made.rewritten) and "c#3" in made.rewritten[0] and "2.0.0" in made.rewritten[1]
+
+
+def test_what_an_edge_serves_does_not_go_back_while_it_lives():
+    def read(at_ns, generation, process="e"):
+        return history.Operation(
+            process=process, op="read", invoked_ns=at_ns, returned_ns=at_ns, model="m", generation=generation
+        )
+
+    reads = [read(1, 1), read(2, 2), read(3, 2, "f"), read(4, None), read(5, 1), read(6, 1)]
+
+    assert 1 == len(went_back(reads, ends={}))
+    assert 1 == len(went_back(reads, ends={"f": [3], "e": [1, 7]}))
+    assert [] == went_back(reads, ends={"e": [3]})
