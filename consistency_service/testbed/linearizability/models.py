@@ -178,6 +178,8 @@ class Assignment:
         return 0
 
     def step(self, state: State, operation: Operation) -> State:
+        if operation.name == "read" and operation.returned is None:
+            return state
         generation = operation.argument if operation.name == "activate" else operation.result
         floor = state.floor if isinstance(state, Above) else state
         if operation.name == "activate":
