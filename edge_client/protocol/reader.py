@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 MS: Final = 1_000_000
 SAMPLE_PERIOD_NS: Final = 20_000 * MS
 SAMPLE_JITTER: Final = 0.3
+EXTRA_SAMPLES: Final = 3
+"""How often the clock of a pending activation is sampled before its instant: the best of three decides the spread."""
 REQUEST_LIFE_NS: Final = 5_000 * MS
 REQUESTS_MAX: Final = 64
 BEACONS_KEPT: Final = 40
@@ -80,6 +82,8 @@ class _ServiceClock:
     """How often it was asked directly."""
     extra_for: set[int] = field(default_factory=set)
     """Revisions of pending activations for which an extra sample was scheduled."""
+    extra_at_ns: list[int] = field(default_factory=list)
+    """When to sample it for the newest of those, soonest first."""
 
 
 class Reader:
@@ -172,7 +176,7 @@ class Reader:
         return ()
 
     def pending_known(self, pending: Pending, *, now_ns: int) -> tuple[Effect, ...]:
-        """A pending activation was applied: sample its clock once more at a random moment of the remaining lead."""
+        """A pending activation was applied: sample its clock at a random moment of each third of the remaining lead."""
         if not self._trusted:
             return ()
         clock = self._clock(pending.clock_id, now_ns=now_ns)
@@ -184,7 +188,8 @@ class Reader:
         stop_ns = clock.samples.surely_before_until_ns(pending.effective_at_ns)
         assert stop_ns is not None
         if stop_ns > now_ns:
-            clock.request_due_ns = now_ns + int(self._rng.random() * (stop_ns - now_ns))
+            third_ns = (stop_ns - now_ns) / EXTRA_SAMPLES
+            clock.extra_at_ns = [now_ns + int((n + self._rng.random()) * third_ns) for n in range(EXTRA_SAMPLES)]
         return self.tick(now_ns=now_ns)
 
     def own_clock_distrusted(self, *, now_ns: int) -> None:
@@ -219,6 +224,9 @@ class Reader:
             self._sample_all_due_ns = now_ns + int(period_ns * spread)
             effects.append(self._request(None, now_ns=now_ns))
         for clock_id, clock in self._clocks.items():
+            if clock.extra_at_ns and now_ns >= clock.extra_at_ns[0]:
+                clock.extra_at_ns = [at_ns for at_ns in clock.extra_at_ns if at_ns > now_ns]
+                effects.append(self._request(clock_id, now_ns=now_ns))
             if clock.request_due_ns is not None and now_ns >= clock.request_due_ns:
                 clock.asked_count += 1
                 wait_ns = self._within_eighth_lease() << min(clock.asked_count, ASK_DOUBLINGS_MAX)
@@ -231,6 +239,7 @@ class Reader:
         if not self._trusted:
             return None
         due = [c.request_due_ns for c in self._clocks.values() if c.request_due_ns is not None]
+        due += [c.extra_at_ns[0] for c in self._clocks.values() if c.extra_at_ns]
         if self._sample_all_due_ns is not None:
             due.append(self._sample_all_due_ns)
         return min(due, default=None)

@@ -1,14 +1,16 @@
 """Hears the region on the bus, and asks it what the cores want to know.
 
 The clock is read first thing when a message arrives and before anything is asked: what a clock sample is worth hangs on
-these two instants. Nothing that comes from the bus is trusted before its signature is verified; whatever is not
+these two instants. So a message is only stamped on arrival, and handled a turn of the event loop later: where several
+edges share a loop, none is late by the work of the others. Nothing that comes from the bus is trusted before its signature is verified; whatever is not
 acceptable is counted under its reason and dropped.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 PENDING_MAX: Final = 1_024
+TURN_MESSAGES_MAX: Final = 32
+"""How many messages are handled before the event loop has its turn again."""
 
 
 class Follow:
@@ -63,6 +67,8 @@ class Follow:
         self._pulse = pulse
         self._report_replied = report_replied
         self._subscribed: set[str] = set()
+        self._arrived: deque[tuple[Delivery, int]] = deque()
+        self._turning = False
         self.inbox = bus.new_inbox()
         self.counters: Counter[str] = Counter()
 
@@ -85,8 +91,26 @@ class Follow:
             self._pulse.fire()
 
     def received(self, delivery: Delivery) -> None:
-        """Take one message off the bus. Never raises, whatever it is."""
-        now_ns = self._clock.now_ns()
+        """Stamp one message off the bus; beyond 1,024 that wait the oldest goes, counted."""
+        self._arrived.append((delivery, self._clock.now_ns()))
+        if len(self._arrived) > PENDING_MAX:
+            self._arrived.popleft()
+            self.counters["messages_dropped"] += 1
+        if not self._turning:
+            self._turning = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """Handle what has arrived, a few at a time."""
+        for _ in range(min(TURN_MESSAGES_MAX, len(self._arrived))):
+            delivery, now_ns = self._arrived.popleft()
+            self._handle(delivery, now_ns=now_ns)
+        self._turning = bool(self._arrived)
+        if self._turning:
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _handle(self, delivery: Delivery, *, now_ns: int) -> None:
+        """Never raises, whatever the message is."""
         try:
             self._take(delivery, now_ns=now_ns)
         except MessageError as error:

@@ -408,17 +408,30 @@ def test_requests_are_bounded():
     assert samples_of(reader, "c1").two_way
 
 
-def test_the_clock_of_a_pending_activation_is_asked_once_more_within_the_lead():
+def test_the_clock_of_a_pending_activation_is_asked_in_each_third_of_the_lead():
     reader = a_reader()
     sample(reader, stamped_at_ns=0, sent_at_ns=0, now_ns=0)
     ask(reader, now_ns=1)  # now that a clock is known, the next round is far away
+    stop_ns = reader.samples_of("c1").surely_before_until_ns(2_100 * MS)
+    third_ns = (stop_ns - 100 * MS) / 3
 
     assert reader.pending_known(pending(2_100 * MS), now_ns=100 * MS) == ()
-    first_ns = due_ns(reader)
-    assert 100 * MS <= first_ns < 1_900 * MS
-    (request,) = requests(reader.tick(now_ns=first_ns))
-    assert request.clock_id == "c1"
-    assert reader.pending_known(pending(2_100 * MS), now_ns=first_ns) == ()  # known already
+    for number in range(3):
+        at_ns = due_ns(reader)
+        assert 100 * MS + number * third_ns <= at_ns < 100 * MS + (number + 1) * third_ns
+        (request,) = requests(reader.tick(now_ns=at_ns))
+        assert request.clock_id == "c1"
+        assert reader.pending_known(pending(2_100 * MS), now_ns=at_ns) == ()  # known already
+    assert due_ns(reader) == reader._sample_all_due_ns
+
+
+def test_samples_that_were_missed_while_paused_are_one():
+    reader = a_reader()
+    sample(reader, stamped_at_ns=0, sent_at_ns=0, now_ns=0)
+    ask(reader, now_ns=1)
+    reader.pending_known(pending(2_100 * MS), now_ns=100 * MS)
+
+    assert len(requests(reader.tick(now_ns=2_200 * MS))) == 1
     assert due_ns(reader) == reader._sample_all_due_ns
 
 
