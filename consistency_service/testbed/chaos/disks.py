@@ -17,6 +17,7 @@ ARTIFACTS_BYTES: Final = 64_000_000
 BALLAST: Final = "ballast"
 CHUNK_BYTES: Final = 1_000_000
 _CLONE_NEWNS: Final = 0x20000
+_MNT_DETACH: Final = 2
 _MS_PRIVATE_ALL: Final = (1 << 18) | (1 << 14)
 
 
@@ -25,6 +26,7 @@ class Disks:
 
     def __init__(self) -> None:
         self._paths: dict[str, Path] = {}
+        self._libc = ctypes.CDLL(None, use_errno=True)
 
     def __contains__(self, name: str) -> bool:
         return name in self._paths
@@ -34,17 +36,24 @@ class Disks:
 
         Call it before the program has threads: only threads made later see the disks.
         """
-        libc = ctypes.CDLL(None, use_errno=True)
+        libc = self._libc
         if libc.unshare(_CLONE_NEWNS) != 0 or libc.mount(b"none", b"/", None, _MS_PRIVATE_ALL, None) != 0:
             return f"no small disks can be mounted here: {os.strerror(ctypes.get_errno())}"
         for name, path, size_bytes in paths:
             path.mkdir(parents=True, exist_ok=True)
             options = f"size={size_bytes},mode=0700".encode()
             if libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", 0, options) != 0:
-                self._paths.clear()
-                return f"no small disk can be mounted at {path}: {os.strerror(ctypes.get_errno())}"
+                reason = os.strerror(ctypes.get_errno())
+                self.unmount()
+                return f"no small disk can be mounted at {path}: {reason}"
             self._paths[name] = path
         return None
+
+    def unmount(self) -> None:
+        """The directories are plain and empty again, and there are no disks."""
+        for path in self._paths.values():
+            self._libc.umount2(os.fsencode(path), _MNT_DETACH)
+        self._paths.clear()
 
     def fill(self, name: str) -> None:
         """Not one more byte fits."""

@@ -74,9 +74,16 @@ def run(config: ChaosConfig, *, keep: Path | None, page: Path, say: Say) -> repo
     promised, and nowhere otherwise. Raises `TestbedError` if the region could not even be started.
     """
     home = _home(keep)
-    with _terminable():
-        chaos = _Chaos(config, home=home, say=say)
-        made = chaos.play()
+    disks = Disks()
+    try:
+        with _terminable():
+            made = _Chaos(config, home=home, disks=disks, say=say).play()
+    except KeyboardInterrupt:
+        disks.unmount()
+        if keep is None:
+            shutil.rmtree(home, ignore_errors=True)
+        raise
+    disks.unmount()
     kept = keep is not None or not made.ok
     made = msgspec.structs.replace(made, directory=str(home) if kept else None)
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +109,7 @@ class _Outcome:
 
 
 class _Chaos:
-    def __init__(self, config: ChaosConfig, *, home: Path, say: Say) -> None:
+    def __init__(self, config: ChaosConfig, *, home: Path, disks: Disks, say: Say) -> None:
         self._config = config
         self._home = home
         self._say_plain = say
@@ -118,7 +125,7 @@ class _Chaos:
             breaking=config.breaking,
         )
         self._region = home / "region"
-        self._disks = Disks()
+        self._disks = disks
         self._outcome = _Outcome()
         self._nemesis: Nemesis | None = None
         self._workload: Workload | None = None
