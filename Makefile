@@ -12,11 +12,12 @@ unit integration coverage: export PYTHONHASHSEED := 0
 # Isolated tests share the cores; tests that start real servers run one after another, so that bounds on time hold.
 ISOLATED := $(wildcard tests/unit tests/property tests/interaction tests/conformance tests/simulation tests/api tests/typing tests/meta)
 SERIAL := $(wildcard tests/integration/test_*.py tests/chaos/test_*.py)
+SECONDS ?= 60
 PURE := $(wildcard tests/unit tests/property tests/interaction tests/simulation)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check unit integration coverage bench fix clean
+.PHONY: help install demo test check unit integration coverage bench mutants soak fix clean
 
 help: ## show this list
 	@echo "usage: make TARGET"
@@ -53,6 +54,12 @@ coverage: $(STAMP) ## branches of cores and protocol that no test without server
 
 bench: $(STAMP) ## measure the promises beside dict, cachebox, Redis, NATS KV and, where installed, etcd
 	$(BIN)/python -m ops.bench
+
+mutants: $(STAMP) ## switch off one rule of the protocol at a time; the simulation must notice each
+	$(BIN)/python -m tests.simulation mutants
+
+soak: $(STAMP) ## simulate fresh seeds on all cores; SECONDS=60
+	$(BIN)/python -m tests.simulation soak --seconds $(SECONDS)
 
 fix: $(STAMP) ## format, and mend what the linter can mend
 	$(BIN)/ruff check --fix --exit-zero

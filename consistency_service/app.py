@@ -13,11 +13,11 @@ from pathlib import Path
 from consistency_service.adapters.memory_log import MemoryLog
 from consistency_service.adapters.nats_bus import NatsEventBus
 from consistency_service.adapters.object_store import ObjectStore
-from consistency_service.adapters.peer_http import PeerHttp
 from consistency_service.adapters.raft_log import RaftLog, RaftLogConfig, RaftTls
 from consistency_service.adapters.region_key import load_private
 from consistency_service.adapters.system_clock import open_clock
 from consistency_service.api.app import create_api
+from consistency_service.api.peers import Peers
 from consistency_service.api.server import serve as serve_http
 from consistency_service.config import ServiceConfig
 from consistency_service.runtime.node import Node
@@ -41,14 +41,14 @@ async def serve(config: ServiceConfig) -> None:
 async def run_node(config: ServiceConfig, *, shutdown: asyncio.Event) -> None:
     """Run a node until `shutdown` is set."""
     config.data_dir.mkdir(parents=True, exist_ok=True)
-    peers = PeerHttp()
+    peers = Peers()
     node = build_node(config, peers=peers)
     host, _, port = config.http.rpartition(":")
     _log.info("node_starting node_id=%s region=%s http=%s", config.node_id, config.region, config.http)
     try:
         running = asyncio.create_task(node.run(), name="node")
         serving = asyncio.create_task(
-            serve_http(create_api(node), host=host, port=int(port), shutdown=shutdown), name="http"
+            serve_http(create_api(node, peers=peers), host=host, port=int(port), shutdown=shutdown), name="http"
         )
         stopping = asyncio.create_task(shutdown.wait(), name="shutdown")
         await asyncio.wait((running, serving, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -66,7 +66,7 @@ async def run_node(config: ServiceConfig, *, shutdown: asyncio.Event) -> None:
     _log.info("node_stopped node_id=%s", config.node_id)
 
 
-def build_node(config: ServiceConfig, *, peers: PeerHttp) -> Node:
+def build_node(config: ServiceConfig, *, peers: Peers) -> Node:
     """The object graph of one node on real adapters."""
     signer = Signer(load_private(config.region_key))
     return Node(
@@ -81,7 +81,7 @@ def build_node(config: ServiceConfig, *, peers: PeerHttp) -> Node:
         ),
         artifacts=ObjectStore(config.artifacts_url),
         signer=signer,
-        peer_status=peers.status,
+        peer_status=peers.self_status,
         rng=random.Random(secrets.randbits(128)),
     )
 

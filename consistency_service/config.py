@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from consistency_service.errors import ConfigError
 from edge_client.protocol.models import NAME_PATTERN, Terms
+from edge_client.protocol.subjects import REGION_PATTERN
 
 _ENV_PREFIX = "CCS_"
 
@@ -92,9 +93,10 @@ class ServiceConfig:
     """How often unneeded versions and artifacts are looked for."""
 
     def __post_init__(self) -> None:
-        for name in ("node_id", "region"):
-            if NAME_PATTERN.fullmatch(getattr(self, name)) is None:
-                raise ConfigError(f"{name} must be 1 to 128 of a-z 0-9 . _ - and not {getattr(self, name)!r}")
+        if NAME_PATTERN.fullmatch(self.node_id) is None:
+            raise ConfigError(f"node_id must be 1 to 128 of a-z 0-9 . _ and -, not {self.node_id!r}")
+        if REGION_PATTERN.fullmatch(self.region) is None:
+            raise ConfigError(f"region must be 1 to 64 of a-z 0-9 _ and -, not {self.region!r}")
         if self.log not in ("raft", "memory"):
             raise ConfigError(f"log must be 'raft' or 'memory', not {self.log!r}")
         if self.node_id not in self.peers:

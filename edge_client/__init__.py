@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from edge_client.blocking import EdgeClient
     from edge_client.client import AsyncEdgeClient
     from edge_client.config import EdgeConfig
-    from edge_client.core.reading import Reading
+    from edge_client.core.reading import Change, Guarantee, Reading, Reason
+    from edge_client.core.status import ClientStatus, ModelStatus
     from edge_client.errors import (
         ArtifactCorruptError,
         ArtifactUnavailableError,
@@ -34,14 +35,20 @@ if TYPE_CHECKING:
         UnknownModelError,
         UnsupportedRegionError,
     )
+    from edge_client.runtime.artifact import Artifact
+    from edge_client.runtime.model import AsyncModel
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Artifact",
     "ArtifactCorruptError",
     "ArtifactUnavailableError",
     "AsyncEdgeClient",
+    "AsyncModel",
     "BusUnavailableError",
+    "Change",
+    "ClientStatus",
     "ClosedError",
     "ConfigError",
     "EdgeClient",
@@ -49,12 +56,15 @@ __all__ = [
     "EdgeError",
     "EdgeIdTakenError",
     "FallbackRefusedError",
+    "Guarantee",
     "LoaderError",
     "LocalTierError",
     "ModelNotReadyError",
+    "ModelStatus",
     "NotStrongError",
     "ProtocolError",
     "Reading",
+    "Reason",
     "TooStaleError",
     "UnknownModelError",
     "UnsupportedRegionError",
@@ -64,7 +74,14 @@ _HOMES = {
     "AsyncEdgeClient": "edge_client.client",
     "EdgeClient": "edge_client.blocking",
     "EdgeConfig": "edge_client.config",
+    "Artifact": "edge_client.runtime.artifact",
+    "AsyncModel": "edge_client.runtime.model",
+    "Change": "edge_client.core.reading",
+    "ClientStatus": "edge_client.core.status",
+    "Guarantee": "edge_client.core.reading",
+    "ModelStatus": "edge_client.core.status",
     "Reading": "edge_client.core.reading",
+    "Reason": "edge_client.core.reading",
 }
 """Where a public name lives; the errors, which are the rest of `__all__`, live in `edge_client.errors`."""
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from edge_client.errors import ConfigError
 from edge_client.protocol.models import NAME_PATTERN
+from edge_client.protocol.subjects import REGION_PATTERN
 
 SERVERS_MAX: Final = 16
 LABELS_MAX: Final = 64
@@ -63,14 +64,16 @@ class EdgeConfig:
         object.__setattr__(self, "servers", tuple(self.servers))
         object.__setattr__(self, "labels", dict(self.labels))
         self._check_addresses()
-        for setting, name in (("edge_id", self.edge_id), ("region", self.region), ("site", self.site or "none")):
+        if not REGION_PATTERN.fullmatch(self.region):
+            raise ConfigError(f"region must be 1 to 64 of a-z 0-9 _ and -, not {self.region!r}")
+        for setting, name in (("edge_id", self.edge_id), ("site", self.site or "none")):
             if not NAME_PATTERN.fullmatch(name):
                 raise ConfigError(f"{setting} must be a lower-case name of 1 to 128 of a-z 0-9 . _ -, not {name!r}")
         if not self.trust.strip():
             raise ConfigError("trust must be the path of a trust file or the text of its lines")
         self._check_labels()
-        if not 50 <= self.report_interval_ms <= 60_000:
-            raise ConfigError(f"report_interval_ms must lie in 50..60000, not {self.report_interval_ms}")
+        if not 50 <= self.report_interval_ms <= 2_000:
+            raise ConfigError(f"report_interval_ms must lie in 50..2000, not {self.report_interval_ms}")
         for setting, size_bytes in (
             ("memory_bytes_max", self.memory_bytes_max),
             ("download_bytes_max", self.download_bytes_max),

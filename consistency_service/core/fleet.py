@@ -15,6 +15,8 @@ from edge_client.protocol.models import NAME_PATTERN, Assignment, Version
 
 MS: Final = 1_000_000
 LIVE_NS: Final = 10_000 * MS
+CHALLENGE_NS: Final = 3_000 * MS
+"""A holder of an edge id that stays silent for so long after another life asked for it has lost it: it crashed."""
 FORGET_NS: Final = 3_600_000 * MS
 EDGES_MAX: Final = 100_000
 SWITCHES_KEPT: Final = 32
@@ -29,6 +31,8 @@ class EdgeView:
     heard_at_ns: int
     heard_at_unix_ms: int
     switches: dict[tuple[str, int], Switch] = field(default_factory=dict)
+    challenged_at_ns: int | None = None
+    """When another life first asked for this edge id since the report."""
 
     def live(self, *, now_ns: int) -> bool:
         return not self.report.leaving and now_ns - self.heard_at_ns <= LIVE_NS
@@ -62,7 +66,7 @@ class Fleet:
             self.counters["reports_invalid"] += 1
             return False
         known = self._edges.get(report.edge_id)
-        if known is not None and known.report.life_id != report.life_id and known.live(now_ns=now_ns):
+        if known is not None and known.report.life_id != report.life_id and self._holds(known, now_ns=now_ns):
             self.counters["edge_ids_taken"] += 1
             return False
         view = EdgeView(report=report, heard_at_ns=now_ns, heard_at_unix_ms=unix_ms)
@@ -76,6 +80,12 @@ class Fleet:
         self._edges[report.edge_id] = view
         self._forget(now_ns=now_ns)
         return True
+
+    def _holds(self, view: EdgeView, *, now_ns: int) -> bool:
+        """The life that reported last still holds its id against another that asks now."""
+        if view.challenged_at_ns is None:
+            view.challenged_at_ns = now_ns
+        return view.live(now_ns=now_ns) and now_ns - view.challenged_at_ns <= CHALLENGE_NS
 
     def edges(self) -> tuple[EdgeView, ...]:
         """Every edge heard within the last hour, by id."""
@@ -112,8 +122,8 @@ class Fleet:
         assert all(edge_id == view.report.edge_id for edge_id, view in self._edges.items())
 
     def _forget(self, *, now_ns: int) -> None:
-        """Reports re-insert their edge at the end, so the longest unheard is first."""
-        while self._edges:
+        """Reports re-insert their edge at the end, so the longest unheard is first, and the newest is never forgotten."""
+        while True:
             edge_id, view = next(iter(self._edges.items()))
             if len(self._edges) <= EDGES_MAX and now_ns - view.heard_at_ns <= FORGET_NS:
                 return

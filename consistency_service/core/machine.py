@@ -27,6 +27,7 @@ from consistency_service.core.state import (
 from edge_client.protocol.digest import Digest
 from edge_client.protocol.messages import Event
 from edge_client.protocol.models import NAME_PATTERN, Pending
+from edge_client.protocol.subjects import REGION_PATTERN
 
 OUTBOX_MAX: Final = 100_000
 REQUESTS_MAX: Final = 20_000
@@ -156,7 +157,7 @@ class MetadataMachine:
     def _bootstrap(self, command: c.Bootstrap) -> Outcome:
         if self.state.epoch:
             raise RefusalError("bootstrapped_already", epoch=self.state.epoch, region=self.state.region)
-        if command.region_epoch < 1 or NAME_PATTERN.fullmatch(command.region) is None:
+        if command.region_epoch < 1 or REGION_PATTERN.fullmatch(command.region) is None:
             raise RefusalError("invalid", field="region or epoch")
         self.state.region = command.region
         self.state.epoch = command.region_epoch

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, NoReturn
 
 from consistency_service.core.authority import Authority
 from consistency_service.core.commands import ActivateGeneration, AnyCommand, Change, DeleteModel, RequestPrefetch
@@ -68,10 +68,8 @@ class Activations:
         self._require_authority()
         not_ready: dict[str, str] = {}
         if request_id not in self._metadata.state.requests:
-            models = [self._model(change.model) for change in changes]
-            for model, change in zip(models, changes, strict=True):
-                self._require_versions(model, change.assignment)
-            if not force:
+            promising = [await self._promising(change) for change in changes]
+            if not force and all(promising):
                 for change in changes:
                     not_ready |= await self._prefetch(change, author=author)
         outcome = await self._decide(
@@ -106,7 +104,7 @@ class Activations:
         state = self._model(model)
         known = request_id in self._metadata.state.requests
         if state.previous is None and not known:
-            raise RefusedError(code="nothing_before", detail={"model": model}, revision=self._metadata.state.revision)
+            self._refuse("nothing_before", model=model)
         assignment = state.previous or state.assignment
         assert assignment is not None
         return await self.activate(
@@ -137,8 +135,7 @@ class Activations:
         """
         followers = self._fleet.view.followers_of(model, now_ns=self._clock.now_ns())
         if followers:
-            detail = {"model": model, "edges": list(followers[:20]), "edge_count": len(followers)}
-            raise RefusedError(code="model_in_use", detail=detail, revision=self._metadata.state.revision)
+            self._refuse("model_in_use", model=model, edges=list(followers[:20]), edge_count=len(followers))
         await self._propose(
             DeleteModel(
                 model=model,
@@ -155,11 +152,18 @@ class Activations:
 
     # ---- steps
 
+    async def _promising(self, change: Change) -> bool:
+        """Wait for what is pending; False when the decision will refuse this change, so that nobody prefetches for it."""
+        pending = self._model(change.model).pending
+        if pending is not None:
+            await self._hold(pending.revision)
+        model = self._model(change.model)
+        self._require_versions(model, change.assignment)
+        return change.generation_expected in (None, model.generation) and model.assignment != change.assignment
+
     async def _prefetch(self, change: Change, *, author: str) -> dict[str, str]:
         """Ask edges to get ready and wait until the live ones are; return those that are not, and why."""
         model = self._model(change.model)
-        if model.assignment == change.assignment or model.pending is not None:
-            return {}  # the decision refuses, or holds its caller
         command = RequestPrefetch(
             model=change.model,
             assignment=change.assignment,
@@ -211,16 +215,16 @@ class Activations:
                 continue
             if outcome.code == "not_authority":
                 raise NotAuthorityError(leader_id=self._leader_id())
-            if outcome.code == "activation_pending" and await self._hold(outcome):
+            if outcome.code == "activation_pending" and await self._hold(int(outcome.detail["activation"])):
                 continue
             raise RefusedError(code=outcome.code, detail=outcome.detail, revision=outcome.revision)
         raise NotAuthorityError(leader_id=self._leader_id())
 
-    async def _hold(self, refusal: Outcome) -> bool:
-        """Hold the caller until the pending activation is settled; False when that takes a minute."""
+    async def _hold(self, activation: int) -> bool:
+        """Hold the caller until this pending activation is settled; False when that takes a minute."""
         try:
             async with asyncio.timeout(HOLD_MS_MAX / 1_000):
-                await self._settled(int(refusal.detail["activation"]))
+                await self._settled(activation)
         except TimeoutError:
             return False
         return True
@@ -254,11 +258,13 @@ class Activations:
     def _model(self, name: str) -> ModelState:
         model = self._metadata.state.models.get(name)
         if model is None:
-            raise RefusedError(code="unknown_model", detail={"model": name}, revision=self._metadata.state.revision)
+            self._refuse("unknown_model", model=name)
         return model
 
     def _require_versions(self, model: ModelState, assignment: Assignment) -> None:
         for version in assignment.versions():
             if version not in model.versions:
-                detail = {"model": model.name, "version": version}
-                raise RefusedError(code="unknown_version", detail=detail, revision=self._metadata.state.revision)
+                self._refuse("unknown_version", model=model.name, version=version)
+
+    def _refuse(self, code: str, **detail: Any) -> NoReturn:
+        raise RefusedError(code=code, detail=detail, revision=self._metadata.state.revision)

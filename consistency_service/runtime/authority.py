@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import msgspec
+
 from consistency_service.core.authority import (
     AskPeersForBus,
     Authority,
@@ -161,6 +163,7 @@ class AuthorityDriver:
         task.add_done_callback(self._proposals.discard)
 
     async def _propose_quietly(self, command: AnyCommand) -> None:
+        command = msgspec.structs.replace(command, proposed_at_unix_ms=self._clock.unix_ms())
         try:
             await self._metadata.propose(command, timeout_ms=PROPOSAL_TIMEOUT_MS)
         except (NotLeaderError, UnknownOutcomeError):

@@ -35,7 +35,7 @@ _HIDDEN_COUNT: Final = 64
 _PIXEL_MAX: Final = 16.0
 _OPSET: Final = 17
 _IR_VERSION: Final = 8
-_MANIFEST: Final = "digits.json"
+MANIFEST: Final = "digits.json"
 _HELD_OUT: Final = "digits-held-out.npz"
 
 
@@ -152,7 +152,7 @@ def _train(directory: Path, *, recipe: str) -> None:
         arrays = file.read()
     _replace(directory / _HELD_OUT, arrays)
     manifest = {"recipe": recipe, "models": models, "held_out": _digest(arrays)}
-    _replace(directory / _MANIFEST, json.dumps(manifest, indent=2).encode())  # last: it vouches for the rest
+    _replace(directory / MANIFEST, json.dumps(manifest, indent=2).encode())  # last: it vouches for the rest
 
 
 def _graph(layers: Sequence[tuple[Any, Any]]) -> bytes:
@@ -187,7 +187,7 @@ def _graph(layers: Sequence[tuple[Any, Any]]) -> bytes:
 def _read_manifest(directory: Path, *, recipe: str) -> Digits | None:
     """What an earlier run made, if it was by this recipe and every file is still what it was; else None."""
     try:
-        manifest = json.loads((directory / _MANIFEST).read_bytes())
+        manifest = json.loads((directory / MANIFEST).read_bytes())
         if manifest["recipe"] != recipe or _digest((directory / _HELD_OUT).read_bytes()) != manifest["held_out"]:
             return None
         models = {}

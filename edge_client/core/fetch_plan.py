@@ -97,10 +97,10 @@ class FetchPlan:
 
     def next_step(self, *, now_ns: int) -> Job | LetGo | None:
         """What to do next: a job, whose end must be told, or something that must give way to it first. None: wait."""
-        if sum(item.stage is Stage.RUNNING for item in self._items.values()) >= JOBS_MAX:
+        if self._running_count() >= JOBS_MAX:
             return None
         for (model, _), item in self._in_order():
-            if item.stage is not Stage.WAITING or now_ns < item.due_ns:
+            if item.stage is not Stage.WAITING or now_ns < item.due_ns or self._behind(model, item):
                 continue
             if item.version.size_bytes > self._download_bytes_max:
                 self._postpone(item, reason=f"{item.version.size_bytes} bytes exceed download_bytes_max", now_ns=now_ns)
@@ -130,11 +130,11 @@ class FetchPlan:
     def failed(self, model: str, *, digest: str, reason: str, now_ns: int) -> None:
         """The job failed, for this one-sentence reason; it is tried again after a while."""
         item = self._items.get((model, digest))
-        if item is not None:
+        if item is not None and item.stage is not Stage.READY:  # an earlier job on it may have succeeded since
             self._postpone(item, reason=reason, now_ns=now_ns)
 
-    def retry_soon(self, *, now_ns: int) -> None:
-        """Something changed for the better, such as a node that was found: whatever waits is due now."""
+    def node_found(self, *, now_ns: int) -> None:
+        """A node that was not known before may have what others had not: whatever waits is due now."""
         for item in self._items.values():
             if item.stage is Stage.WAITING:
                 item.due_ns = min(item.due_ns, now_ns)
@@ -142,8 +142,15 @@ class FetchPlan:
     # ---- answers
 
     def next_deadline_ns(self) -> int | None:
-        """When `next_step` next has something to do by time alone."""
-        return min((item.due_ns for item in self._items.values() if item.stage is Stage.WAITING), default=None)
+        """When `next_step` next has something to do by time alone; None while as many jobs run as may."""
+        if self._running_count() >= JOBS_MAX:
+            return None
+        waiting = [
+            item.due_ns
+            for (model, _), item in self._items.items()
+            if item.stage is Stage.WAITING and not self._behind(model, item)
+        ]
+        return min(waiting, default=None)
 
     def reasons(self, model: str) -> dict[str, str]:
         """Digest to one sentence, for what failed."""
@@ -154,7 +161,7 @@ class FetchPlan:
         return tuple(dict.fromkeys(digest for _, digest in self._items))
 
     def check_invariants(self) -> None:
-        assert sum(item.stage is Stage.RUNNING for item in self._items.values()) <= JOBS_MAX
+        assert self._running_count() <= JOBS_MAX
         for (_, digest), item in self._items.items():
             assert digest == item.version.digest
             assert item.role in ROLES
@@ -169,6 +176,17 @@ class FetchPlan:
 
     # ---- helpers
 
+    def _behind(self, model: str, item: _Item) -> bool:
+        """What is needed less waits until what is needed has been tried, so that no fallback overtakes the right one."""
+        return item.role in _MAY_GIVE_WAY and any(
+            other.stage is not Stage.READY and other.attempt_count == 0
+            for key, other in self._items.items()
+            if key[0] == model and other.role not in _MAY_GIVE_WAY
+        )
+
+    def _running_count(self) -> int:
+        return sum(item.stage is Stage.RUNNING for item in self._items.values())
+
     def _in_order(self) -> list[tuple[tuple[str, str], _Item]]:
         return sorted(self._items.items(), key=lambda entry: (ROLES.index(entry[1].role), entry[0]))
 
@@ -178,13 +196,13 @@ class FetchPlan:
 
     def _victim(self, item: _Item, *, now_ns: int) -> tuple[str, str] | None:
         """What gives way to `item`: the least needed thing that is loaded and less needed than it."""
-        for key, other in reversed(self._in_order()):
-            if ROLES.index(other.role) <= max(ROLES.index(item.role), ROLES.index("pending")):
-                return None
-            if other.stage is Stage.READY:
-                self._postpone(other, reason="gave way to a version that is needed more", now_ns=now_ns)
-                return key
-        return None
+        least = max(ROLES.index(item.role), ROLES.index("pending"))
+        loaded = [(key, other) for key, other in self._in_order() if other.stage is Stage.READY]
+        if not loaded or ROLES.index(loaded[-1][1].role) <= least:
+            return None
+        key, other = loaded[-1]
+        self._postpone(other, reason="gave way to a version that is needed more", now_ns=now_ns)
+        return key
 
     def _postpone(self, item: _Item, *, reason: str, now_ns: int) -> None:
         backoff_ns = min(BACKOFF_NS_MAX, BACKOFF_NS_MIN << min(item.attempt_count, 10))

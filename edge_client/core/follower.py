@@ -107,6 +107,9 @@ class Follower:
         if event.position <= self.position:
             self.counters["events_repeated"] += 1
             return ()
+        if event.epoch < (self._foreign_epoch or 0):
+            self.counters["events_of_old_epoch"] += 1
+            return ()
         self._early[event.position] = (event, frame)
         if len(self._early) > EARLY_EVENTS_MAX:
             del self._early[min(self._early)]
@@ -289,9 +292,6 @@ class Follower:
             return False
         if snapshot.epoch < self.position.epoch:
             self.counters["snapshots_of_old_epoch"] += 1
-            return False
-        if not 0 <= snapshot.terms.rho_ppm <= 200_000:
-            self.counters["terms_unacceptable"] += 1
             return False
         self.unsupported = snapshot.terms.fast_barrier
         if self.unsupported:

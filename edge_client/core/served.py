@@ -83,7 +83,10 @@ class Served:
     def view_applied(self, view: ModelView | None, *, position: Position, now_ns: int) -> None:
         """The model looks like this at `position`; None: the region knows no such model."""
         if position.epoch != self._position.epoch:
-            self._crossed = self._switched = self._activation = None
+            self._crossed = self._switched = self._activation = self._last = None
+        elif view is None or (self._view is not None and view.generation < self._view.generation):
+            # Deleted, perhaps created anew: what was served last belongs to no generation that now counts.
+            self._activation = self._last = None
         self._view, self._position = view, position
         pending = view.pending if view else None
         if pending is not None and (self._activation is None or self._activation[0].revision != pending.revision):
@@ -116,7 +119,7 @@ class Served:
         version = self._version(wanted.assignment)
         entry = self._shelf.get(version.digest) if version else None
         if entry is None:
-            return self._fallback(view, wanted, reader, now_ns=now_ns)
+            return self._fallback(view, wanted, reader, epoch_current=epoch_current, now_ns=now_ns)
         if wanted.activation is not None:
             self._note_switch(wanted.activation, reader, ready_at_ns=entry[1], now_ns=now_ns)
         self._last = (entry[0], wanted.generation)
@@ -129,7 +132,9 @@ class Served:
                 strong_until_ns=wanted.strong_until_ns,
                 bound_ns=0,
             )
-        bound_ns = reader.staleness_bound_ns(view.pending, serve_next=wanted.next_served, now_ns=now_ns)
+        bound_ns = None
+        if epoch_current:  # nothing bounds how old the history itself is, once a greater epoch is heard of
+            bound_ns = reader.staleness_bound_ns(view.pending, serve_next=wanted.next_served, now_ns=now_ns)
         return self._admitted(
             view, entry[0], generation=wanted.generation, guarantee=Guarantee.BOUNDED, bound_ns=bound_ns
         )
@@ -156,6 +161,10 @@ class Served:
             version = self._version(assignment) if assignment else None
             if version is not None and version.digest not in targets:
                 targets[version.digest] = Target(version=version, role=role)
+        if self._last is not None and next(iter(targets), None) not in self._shelf:
+            # Whatever the view says: the last usable version stays until a right one is there.
+            version = self._last[0].version
+            targets.setdefault(version.digest, Target(version=version, role="previous"))
         return tuple(targets.values())
 
     def ready(self) -> tuple[str, ...]:
@@ -193,7 +202,8 @@ class Served:
         if standing.serve_next:
             self._crossed = pending.revision
         if self._crossed == pending.revision:
-            return _next(pending, strong_until_ns=reader.lease_until_ns)
+            # Served once, it is served on; but when the samples that said so were voided, it is not strong.
+            return _next(pending, strong_until_ns=standing.strong_until_ns if standing.serve_next else NEVER_NS)
         if pending.immediate and not strong_only:
             version = self._version(pending.assignment)
             if version is not None and version.digest in self._shelf:
@@ -223,7 +233,9 @@ class Served:
         name = assignment.version_for(edge_id=self._edge_id, site=self._site, labels=self._labels)
         return self._view.versions.get(name) if self._view else None
 
-    def _fallback(self, view: ModelView, wanted: _Wanted, reader: Reader, *, now_ns: int) -> Choice:
+    def _fallback(
+        self, view: ModelView, wanted: _Wanted, reader: Reader, *, epoch_current: bool, now_ns: int
+    ) -> Choice:
         """The last verified version: the one before the one that should be served, or what was served last."""
         crossed_pending = wanted.activation is not None and view.pending is not None
         before = view.assignment if crossed_pending else view.previous
@@ -241,7 +253,8 @@ class Served:
             )
         loaded, generation = candidates[0]
         bound_ns = None
-        if wanted.activation is not None and generation == wanted.activation.generation - 1:
+        superseded = wanted.activation is not None and generation == wanted.activation.generation - 1
+        if superseded and epoch_current:
             bound_ns = reader.staleness_bound_ns(wanted.activation, serve_next=False, now_ns=now_ns)
         return self._admitted(view, loaded, generation=generation, guarantee=Guarantee.FALLBACK, bound_ns=bound_ns)
 
@@ -279,6 +292,7 @@ class Served:
                 clock_id=activation.clock_id,
                 late_ns=(lo_ns + hi_ns) // 2 - activation.effective_at_ns,
                 uncertainty_ns=hi_ns - lo_ns,
+                at_ns=at_ns,
             )
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from edge_client.protocol.messages import Switch
 from edge_client.protocol.position import Position
 
 
@@ -51,3 +52,5 @@ class ClientStatus:
     """The width of the best known service clock."""
     models: tuple[ModelStatus, ...]
     counters: Mapping[str, int]
+    switches: tuple[Switch, ...] = ()
+    """When this edge began to serve its latest generations, by the region's clock."""

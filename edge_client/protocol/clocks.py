@@ -29,7 +29,9 @@ class ClockSamples:
 
     def add_reply(self, *, stamped_at_ns: int, sent_at_ns: int, received_at_ns: int) -> bool:
         """Take a two-way sample: stamped between our `sent_at_ns` and `received_at_ns`. False: contradiction."""
-        if self._hi is None or self._hi_of(stamped_at_ns, sent_at_ns, received_at_ns) < self._require_hi(received_at_ns):
+        if self._hi is None or self._hi_of(stamped_at_ns, sent_at_ns, received_at_ns) < self._require_hi(
+            received_at_ns
+        ):
             self._hi = (stamped_at_ns, sent_at_ns)
         return self.add_beacon(t0_ns=stamped_at_ns, received_at_ns=received_at_ns)
 

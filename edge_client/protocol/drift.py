@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _MILLION = 1_000_000
+RHO_PPM_MAX = 200_000
+"""Beyond this no bound is of any use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +21,8 @@ class Drift:
     rho_ppm: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rho_ppm <= 200_000:
-            raise ValueError(f"rho_ppm must lie in 0..200000, not {self.rho_ppm}")
+        if not 0 <= self.rho_ppm <= RHO_PPM_MAX:
+            raise ValueError(f"rho_ppm must lie in 0..{RHO_PPM_MAX}, not {self.rho_ppm}")
 
     def faster_ns(self, elapsed_ns: int) -> int:
         """The most another clock may have advanced while ours advanced `elapsed_ns`: times kappa, rounded up."""

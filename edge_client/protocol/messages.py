@@ -162,7 +162,7 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """Digest to bytes downloaded so far, while a download runs."""
 
 
-class Switch(msgspec.Struct, frozen=True, kw_only=True):
+class Switch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """When this edge began to serve a generation, as its computed instant."""
 
     model: str
@@ -173,6 +173,8 @@ class Switch(msgspec.Struct, frozen=True, kw_only=True):
     late_ns: int
     """The edge's computed switch instant minus the activation's, by the middle of its bounds on that clock."""
     uncertainty_ns: int
+    at_ns: int = 0
+    """The computed instant on the edge's own clock; comparable between edges of one machine only."""
 
 
 class EdgeReport(EdgeMessage, frozen=True, kw_only=True, tag="edge_report"):

@@ -11,9 +11,10 @@ import re
 import msgspec
 
 from edge_client.protocol.bucketing import SHARE_BP_MAX, CohortSelector, bucket_of
+from edge_client.protocol.drift import Drift
 
 NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
-"""Names of models, edges, sites and regions: lower case, 1 to 128 characters."""
+"""Names of models, edges and sites: lower case, 1 to 128 characters."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +109,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.lease_ms < 1 or self.margin_ms < 1:
             raise ValueError("lease_ms and margin_ms must be at least 1")
+        Drift(self.rho_ppm)  # refuses what is no drift
         least = self.lease_ms * 2 * self.rho_ppm / (1_000_000 - self.rho_ppm)
         if self.margin_ms < least:
             raise ValueError(f"margin_ms must be at least lease_ms * (kappa - 1) = {least:.3f}")

@@ -30,6 +30,8 @@ REQUEST_LIFE_NS: Final = 5_000 * MS
 REQUESTS_MAX: Final = 64
 BEACONS_KEPT: Final = 40
 CLOCKS_MAX: Final = 16
+ASK_DOUBLINGS_MAX: Final = 4
+"""A clock that never answers, because its process is gone, is asked ever more rarely: in the end every lease or so."""
 NEVER_NS: Final = -(1 << 62)
 """An instant before every instant."""
 FOREVER_NS: Final = 1 << 62
@@ -74,6 +76,8 @@ class _ServiceClock:
     heard_at_ns: int = 0
     request_due_ns: int | None = None
     """When to ask it directly, if no two-way sample arrives before."""
+    asked_count: int = 0
+    """How often it was asked directly."""
     extra_for: set[int] = field(default_factory=set)
     """Revisions of pending activations for which an extra sample was scheduled."""
 
@@ -142,7 +146,7 @@ class Reader:
             return self._contradicted(beacon.clock_id, now_ns=now_ns)
         if beacon.position <= self.position:
             self._take(beacon)
-        else:
+        elif beacon not in self._waiting:
             self._waiting.append(beacon)
             if len(self._waiting) > BEACONS_KEPT:
                 del self._waiting[0]
@@ -215,7 +219,9 @@ class Reader:
             effects.append(self._request(None, now_ns=now_ns))
         for clock_id, clock in self._clocks.items():
             if clock.request_due_ns is not None and now_ns >= clock.request_due_ns:
-                clock.request_due_ns = None if clock.samples.two_way else now_ns + self._within_eighth_lease()
+                clock.asked_count += 1
+                wait_ns = self._within_eighth_lease() << min(clock.asked_count, ASK_DOUBLINGS_MAX)
+                clock.request_due_ns = None if clock.samples.two_way else now_ns + wait_ns
                 effects.append(self._request(clock_id, now_ns=now_ns))
         return tuple(effects)
 
@@ -355,9 +361,10 @@ class Reader:
         return ()
 
     def _contradicted(self, clock_id: str, *, now_ns: int) -> tuple[Effect, ...]:
-        """Samples that exclude each other: an assumption is broken. Void this clock's samples and every lease it gave."""
+        """Samples that exclude each other: an assumption is broken. Void what this clock gave, or would give once caught up."""
         self.counters["clocks_contradicted"] += 1
         self._clocks.pop(clock_id, None)
+        self._waiting = [beacon for beacon in self._waiting if beacon.clock_id != clock_id]
         self._lease_until_ns = NEVER_NS
         self._renew_lease()
         self._clock(clock_id, now_ns=now_ns)

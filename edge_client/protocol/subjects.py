@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+REGION_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?")
+"""Names of regions: as other names, but shorter and without dots, since they are one token of a subject."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,6 +14,10 @@ class Subjects:
     """The subjects of one region."""
 
     region: str
+
+    def __post_init__(self) -> None:
+        if REGION_PATTERN.fullmatch(self.region) is None:
+            raise ValueError(f"a region is named by 1 to 64 of a-z 0-9 _ and -, not {self.region!r}")
 
     @property
     def beacon(self) -> str:
@@ -24,7 +32,7 @@ class Subjects:
     @property
     def stream(self) -> str:
         """The name of the JetStream stream that holds `event`."""
-        return f"CCS_{self.region.replace('.', '_')}_EVENTS"
+        return f"CCS_{self.region}_EVENTS"
 
     @property
     def clock(self) -> str:

@@ -1,4 +1,4 @@
-"""What every `ArtifactStore` does: the fake, a directory, memory, and S3 where `moto` is installed."""
+"""What every `ArtifactStore` does: the fake, a directory, memory, and S3, which `moto` plays."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ def directory_rig(root: Path) -> Rig:
 
 @pytest.fixture(scope="module")
 def s3_endpoint() -> Iterator[str]:
-    server_module = pytest.importorskip("moto.server", reason="S3 is tested where moto[s3,server] is installed")
+    import moto.server as server_module
+
     server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     try:

@@ -1,3 +1,5 @@
+"""Digests: the identity of an artifact, parsed without mercy."""
+
 from __future__ import annotations
 
 import hashlib

@@ -6,7 +6,7 @@ from consistency_service.core import commands as c
 from consistency_service.core.authority import AskPeersForBus, Resign
 from consistency_service.core.machine import MetadataMachine
 from edge_client.protocol.drift import Drift
-from edge_client.protocol.models import Terms
+from edge_client.protocol.models import Policy, Terms
 from tests.support.region import MS, SILENCE_NS, Driven, activation, assume, bootstrapped
 
 
@@ -79,13 +79,23 @@ def test_a_confirmation_that_applies_while_silent_grants_nothing() -> None:
     assert other.beacons == []
 
 
+def test_a_confirmation_of_before_a_new_epoch_grants_nothing_in_it() -> None:
+    node = in_authority()
+    node.take(node.core.tick(now_ns=SILENCE_NS + 100 * MS))
+    node.beacons.clear()
+    node.machine.state.epoch = 7
+
+    assert all(outcome.ok for outcome in node.commit(now_ns=SILENCE_NS + 110 * MS))
+    assert node.beacons == []
+
+
 def test_a_beacon_goes_out_when_its_confirmation_applies_and_names_the_revision_of_then() -> None:
     node = in_authority()
     node.beacons.clear()
     t0_ns = SILENCE_NS + 100 * MS
     node.take(node.core.tick(now_ns=t0_ns))
     assert node.beacons == []
-    node.machine.apply(c.ChangePolicy(model="m", policy=c.Policy(versions_kept=3)))
+    node.machine.apply(c.ChangePolicy(model="m", policy=Policy(versions_kept=3)))
     node.commit(now_ns=t0_ns + 70 * MS)
 
     beacon = node.beacons[0].beacon

@@ -31,11 +31,22 @@ def heard(*reports: EdgeReport) -> Fleet:
 def test_a_second_life_of_a_live_id_is_refused_until_the_first_is_silent_or_leaves() -> None:
     fleet = heard(report("e"))
 
+    assert not fleet.report_received(report("e", life="b"), unix_ms=0, now_ns=9_000 * MS)
     assert not fleet.report_received(report("e", life="b"), unix_ms=0, now_ns=10_000 * MS)
     assert fleet.report_received(report("e", life="b"), unix_ms=0, now_ns=10_001 * MS)
     assert fleet.report_received(report("e", life="b", leaving=True), unix_ms=0, now_ns=10_002 * MS)
     assert fleet.report_received(report("e", life="c"), unix_ms=0, now_ns=10_003 * MS)
-    assert fleet.counters["edge_ids_taken"] == 1
+    assert fleet.counters["edge_ids_taken"] == 2
+
+
+def test_a_holder_that_crashed_loses_its_id_after_three_silent_seconds_and_a_living_one_keeps_it() -> None:
+    fleet = heard(report("crashed"), report("living"))
+
+    for edge_id in ("crashed", "living"):
+        assert not fleet.report_received(report(edge_id, life="b"), unix_ms=0, now_ns=1_000 * MS)
+    assert fleet.report_received(report("living"), unix_ms=0, now_ns=2_000 * MS)
+    assert not fleet.report_received(report("living", life="b"), unix_ms=0, now_ns=4_001 * MS)
+    assert fleet.report_received(report("crashed", life="b"), unix_ms=0, now_ns=4_001 * MS)
 
 
 def test_nonsense_is_refused_and_counted() -> None:

@@ -1,3 +1,5 @@
+"""Finding the servers that a testbed runs, and saying plainly which one is missing."""
+
 from __future__ import annotations
 
 from pathlib import Path

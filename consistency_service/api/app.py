@@ -1,0 +1,95 @@
+"""Puts the HTTP side together: routes, the layers around them, and the description of it all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from consistency_service import __version__
+from consistency_service.api import activations, artifacts, events, fleet, health, models, reads
+from consistency_service.api.docs_page import add_docs
+from consistency_service.api.forwarding import Forwarding
+from consistency_service.api.guard import Guard
+from consistency_service.api.peers import Peers
+from consistency_service.api.problems import SCHEMA, documented, on_http_error, on_validation_error
+from consistency_service.runtime.node import Node
+
+DESCRIPTION: Final = """
+Decides which version of a model is active, for everybody at one instant. Any node takes any call.
+
+- **Changes** take `Idempotency-Key`: asking again with the same key does not do it again. Where a model is changed they
+  take `If-Match: "GENERATION"`. `X-CCS-Author` names you in the audit.
+- **Reads** are linearizable by default; `consistency=local` answers at once with what this node knows. Every answer
+  says in `X-CCS-Position` (`EPOCH-REVISION`) how far this node is.
+- **Errors** are problem documents (RFC 9457) with a stable `type`, `urn:ccs:problem:CODE`.
+- **Lists** take `limit` and `cursor`, and answer `next_cursor`. Times are Unix milliseconds.
+"""
+
+
+def create_api(node: Node, *, peers: Peers | None = None) -> FastAPI:
+    """The ASGI application of one node.
+
+    `app.state.closing` ends event streams when it is set; `peers` are closed with the application's lifespan.
+    """
+    reach = peers or Peers()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        app.state.closing.set()
+        await reach.close()
+
+    app = FastAPI(
+        title="Consistency service",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        responses=documented("internal"),
+        exception_handlers={RequestValidationError: on_validation_error, HTTPException: on_http_error},
+    )
+    counters: Counter[str] = Counter()
+    app.state.node = node
+    app.state.peers = reach
+    app.state.counters = counters
+    app.state.closing = asyncio.Event()
+    app.state.policy_lock = asyncio.Lock()
+    app.state.subscribers = events.Subscribers()
+    for module in (models, activations, reads, artifacts, fleet, events, health):
+        app.include_router(module.router)
+    add_docs(app)
+    app.add_middleware(Forwarding, node=node, peers=reach, counters=counters)
+    app.add_middleware(Guard, node=node, counters=counters)
+    _describe_problems(app)
+    return app
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Add the problem document to the description, in place of FastAPI's own validation error."""
+    generate = app.openapi
+
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = generate()
+            schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+            schemas["Problem"] = SCHEMA
+            for operation in (one for path in schema["paths"].values() for one in path.values()):
+                answer = operation.get("responses", {}).get("422", {})
+                answer.get("content", {}).pop("application/json", None)
+                if answer.get("content") == {}:
+                    operation["responses"]["422"] = documented("invalid")[422]
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unused, None)
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = described  # type: ignore[method-assign]

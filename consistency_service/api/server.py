@@ -1,0 +1,131 @@
+"""Runs the API in our own event loop: no signal handlers, no logging set-up, bounded connections, bounded farewell."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+CONNECTIONS_MAX: Final = 1_000
+HEAD_BYTES_MAX: Final = 32 * 1024
+HEAD_TIMEOUT_S: Final = 10
+KEEP_ALIVE_S: Final = 5
+FAREWELL_S: Final = 3
+BACKLOG: Final = 512
+
+
+async def serve(
+    app: FastAPI,
+    *,
+    host: str,
+    port: int,
+    shutdown: asyncio.Event,
+    listening: Callable[[int], None] | None = None,
+) -> None:
+    """Serve until `shutdown` is set; then finish what is under way, for about `FAREWELL_S` seconds at most.
+
+    `listening` is told the port once callers can connect. Raises `OSError` if the address cannot be bound.
+    """
+    config = uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=CONNECTIONS_MAX,
+        h11_max_incomplete_event_size=HEAD_BYTES_MAX,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=FAREWELL_S,
+        backlog=BACKLOG,
+    )
+    with _bound(host, port) as listener:
+        server = _Server(config, listening=listening)
+        async with asyncio.TaskGroup() as group:
+            farewell = group.create_task(_farewell(server, app=app, shutdown=shutdown))
+            await server.serve(sockets=[listener])
+            farewell.cancel()
+
+
+async def _farewell(server: uvicorn.Server, *, app: FastAPI, shutdown: asyncio.Event) -> None:
+    await shutdown.wait()
+    app.state.closing.set()
+    server.should_exit = True
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, *, listening: Callable[[int], None] | None) -> None:
+        super().__init__(config)
+        self._listening = listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._listening is not None and sockets:
+            self._listening(sockets[0].getsockname()[1])
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals belong to whoever owns the process."""
+        yield
+
+
+class _Protocol(H11Protocol):
+    """Closes connections that take too long to say what they want; uvicorn itself waits for ever."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._watch_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._unwatch_head()
+
+    @property
+    def _between_requests(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is None or cycle.response_complete
+
+    def _watch_head(self) -> None:
+        if not self._between_requests:
+            self._unwatch_head()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._give_up)
+
+    def _unwatch_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up(self) -> None:
+        self._head_timer = None
+        if self._between_requests and not self.transport.is_closing():
+            self.transport.close()

@@ -1,0 +1,101 @@
+"""The tree of commands. What each does is in `models`, `region` and `testbed`; what all share is in `session`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from consistency_service import __version__
+from consistency_service.cli import model_views, models, region, testbed
+from consistency_service.cli.session import (
+    AuthorOption,
+    JsonOption,
+    KeyOption,
+    NoColorOption,
+    Shared,
+    TimeoutOption,
+    UrlOption,
+    command,
+    in_order,
+)
+
+_DAILY = "Models"
+_LOOK = "Look at the region"
+_RUN = "Run a region"
+
+_ORDER = ("model", "rollback", "edges", "cluster", "events", "audit", "demo", "testbed", "serve")
+_EPILOG = """[bold]Begin here[/bold]
+[dim]$[/dim] ccs demo               [dim]watch a region move running edges to a better model[/dim]
+[dim]$[/dim] ccs testbed up         [dim]a region of your own, on this machine[/dim]
+[dim]$[/dim] ccs model push digits 1.0.0 FILE --create --activate
+[dim]$[/dim] ccs edges              [dim]who serves it, and what their reads are worth[/dim]
+
+[bold]Exit codes[/bold]
+0    done
+1    the service refused
+2    wrong usage, or a fault on this machine
+3    nobody answered, or nobody can say just now; repeating is safe, see --idempotency-key
+130  interrupted by Ctrl-C"""
+
+
+app = typer.Typer(
+    name="ccs",
+    cls=in_order(*_ORDER),
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_EPILOG,
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"ccs {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    context: typer.Context,
+    *,
+    url: UrlOption = None,
+    timeout: TimeoutOption = None,
+    author: AuthorOption = None,
+    idempotency_key: KeyOption = None,
+    json: JsonOption = False,
+    no_color: NoColorOption = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Decide which version of a model is active on a fleet of edges, and see who serves what.
+
+    Every change takes effect everywhere at one instant; every read says what it is worth.
+    """
+    context.obj = (context.find_object(Shared) or Shared()).over(
+        url=url, timeout=timeout, author=author, idempotency_key=idempotency_key, json=json, no_color=no_color
+    )
+
+
+app.add_typer(model_views.model_app, name="model", rich_help_panel=_DAILY)
+command(
+    app,
+    "rollback",
+    changes=True,
+    panel=_DAILY,
+    examples=("ccs rollback text-detector", "ccs rollback text-detector --if-generation 7"),
+)(models.rollback)
+command(app, "edges", panel=_LOOK, examples=("ccs edges", "ccs edges --site dock-3 --json"))(region.edges)
+app.add_typer(region.cluster_app, name="cluster", rich_help_panel=_LOOK)
+command(
+    app,
+    "events",
+    panel=_LOOK,
+    examples=("ccs events --follow", "ccs events --after 1-1042 --json"),
+)(region.events)
+command(app, "audit", panel=_LOOK, examples=("ccs audit", "ccs audit --limit 500 --json"))(region.audit)
+command(app, "demo", remote=False, panel=_RUN, examples=("ccs demo", "ccs demo --edges 8"))(testbed.demo)
+app.add_typer(testbed.app, name="testbed", rich_help_panel=_RUN)
+command(app, "serve", remote=False, panel=_RUN, examples=("ccs serve --config node-1.toml",))(region.serve)

@@ -1,0 +1,389 @@
+"""The edge client: the composition root, and what an asyncio application holds.
+
+    async with await AsyncEdgeClient.connect("nats://gateway:4222", trust="region.pub", edge_id="cam-17") as edge:
+        detector = edge.model("text-detector", loader=load_onnx)
+        await detector.wait_ready(timeout_ms=30_000)
+        with detector.read() as m:
+            m.value, m.guarantee, m.version, m.staleness_bound_ms
+
+Connecting never fails because somebody is away: it goes on trying, starts from the local tier if it must, and every
+reading says what it is worth. The blocking form is in `blocking`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from random import Random, SystemRandom
+from typing import TYPE_CHECKING, Any, Final
+
+from edge_client.adapters.system_clock import SystemClock, open_clock
+from edge_client.config import EdgeConfig
+from edge_client.core.fetch_plan import FetchPlan
+from edge_client.core.status import ClientStatus, ModelStatus
+from edge_client.errors import ClosedError, ConfigError, EdgeIdTakenError
+from edge_client.protocol.envelope import Verifier
+from edge_client.protocol.messages import ReportReply
+from edge_client.protocol.subjects import Subjects
+from edge_client.runtime.artifact import Loader, Unload, WarmUp
+from edge_client.runtime.clock_guard import ClockGuard
+from edge_client.runtime.downloads import Downloads
+from edge_client.runtime.follow import Follow
+from edge_client.runtime.listeners import Listeners
+from edge_client.runtime.model import AsyncModel, ClockedModel
+from edge_client.runtime.models import Handling, Models
+from edge_client.runtime.report import PATIENCE_NS, Report
+from edge_client.runtime.restore import Restore
+from edge_client.runtime.signals import Pulse, Signal
+from edge_client.runtime.state import EdgeState, Wakes
+from edge_client.runtime.supervision import Supervisor
+from edge_client.runtime.tier import Tier
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from edge_client.runtime.ports import ArtifactSource, Bus, Clock, LocalTier
+
+_log = logging.getLogger(__name__)
+HEARD_NS: Final = 1_000_000_000
+"""How long `connect` waits to hear whether the edge id is free."""
+FAREWELL_S: Final = 0.5
+
+
+class AsyncEdgeClient:
+    """Serves models from memory and follows the region. One event loop owns it; `model.read` is for any thread."""
+
+    def __init__(
+        self,
+        config: EdgeConfig,
+        *,
+        bus: Bus,
+        source: ArtifactSource,
+        tier: LocalTier | None,
+        clock: Clock,
+        rng: Random,
+        directory: Path,
+    ) -> None:
+        try:
+            verifier = Verifier.from_trust(config.trust_text())
+        except ValueError as error:
+            raise ConfigError(f"trust: {error}") from error
+        loop = asyncio.get_running_loop()
+        subjects = Subjects(config.region)
+        self.config = config
+        self._bus = bus
+        self._source = source
+        self._clock = clock
+        self._tier = Tier(tier)
+        self._send, self._targets, self._changes, self._report_now = (Signal(loop) for _ in range(4))
+        self._pulse = Pulse()
+        wakes = Wakes(send=self._send.set, targets=self._targets.set, changes=self._another_is_served)
+        self._state = EdgeState(config=config, clock=clock, rng=rng, wakes=wakes)
+        self._downloads = Downloads(
+            directory=directory,
+            bytes_max=config.download_bytes_max,
+            source=source,
+            tier=self._tier,
+            urls=self._state.urls,
+            rng=rng,
+        )
+        self._models = Models(
+            state=self._state,
+            plan=FetchPlan(
+                memory_bytes_max=config.memory_bytes_max, download_bytes_max=config.download_bytes_max, rng=rng
+            ),
+            downloads=self._downloads,
+            clock=clock,
+            wake=self._targets,
+            pulse=self._pulse,
+            readiness_changed=self._report_now.set,
+        )
+        self._follow = Follow(
+            state=self._state,
+            bus=bus,
+            clock=clock,
+            verifier=verifier,
+            subjects=subjects,
+            wake=self._send,
+            pulse=self._pulse,
+            report_replied=self._reply_received,
+        )
+        self._report = Report(
+            config=config,
+            life_id=secrets.token_hex(8),
+            state=self._state,
+            statuses=self._statuses,
+            bus=bus,
+            subject=subjects.report,
+            inbox=self._follow.inbox,
+            clock=clock,
+            wake=self._report_now,
+            pulse=self._pulse,
+        )
+        self._restore = Restore(
+            state=self._state,
+            tier=self._tier,
+            downloads=self._downloads,
+            models=self._models,
+            clock=clock,
+            verifier=verifier,
+            pulse=self._pulse,
+        )
+        self._guard = ClockGuard(state=self._state, clock=clock, wake=self._send)
+        self._listeners = Listeners(state=self._state, clock=clock, wake=self._changes)
+        self._supervisor = Supervisor(clock=clock)
+        self._resources = AsyncExitStack()
+        self._running: asyncio.Task[None] | None = None
+        self._closed = False
+
+    # ---- beginning and end
+
+    @classmethod
+    async def connect(
+        cls,
+        servers: str | Sequence[str],
+        *,
+        trust: str,
+        edge_id: str,
+        local: str | None = None,
+        site: str = "",
+        labels: Mapping[str, str] | None = None,
+        region: str = "default",
+        clock: Clock | None = None,
+        **settings: Any,
+    ) -> Self:
+        """A client that follows the region, whoever is away just now; `settings` are the other fields of `EdgeConfig`.
+
+        Raises `ConfigError`, and `EdgeIdTakenError` when the region says that another living process uses the edge id.
+        Waits no longer than a second for the region's word, and five where it refuses: the life before may have crashed
+        a moment ago, and then the id is ours once it has been silent for three.
+        """
+        try:
+            config = EdgeConfig(
+                servers=(servers,) if isinstance(servers, str) else tuple(servers),
+                trust=trust,
+                edge_id=edge_id,
+                local=local,
+                site=site,
+                labels=labels or {},
+                region=region,
+                **settings,
+            )
+        except TypeError as error:
+            raise ConfigError(f"settings: {error}") from None
+        return await cls.open(config, clock=clock)
+
+    @classmethod
+    async def open(cls, config: EdgeConfig, *, clock: Clock | None = None) -> Self:
+        """As `connect`, with all settings in one value."""
+        from edge_client.adapters.http_source import HttpSource
+        from edge_client.adapters.nats_bus import NatsBus
+
+        tier: LocalTier | None = None
+        if config.local is not None:
+            from edge_client.adapters.redis_tier import RedisTier, edge_namespace
+
+            namespace = edge_namespace(region=config.region, edge_id=config.edge_id)
+            tier = RedisTier(config.local, namespace=namespace)
+        bus = NatsBus(config.servers, name=f"edge {config.edge_id}")
+        return await cls.over(config, bus=bus, source=HttpSource(), tier=tier, clock=clock)
+
+    @classmethod
+    async def over(
+        cls,
+        config: EdgeConfig,
+        *,
+        bus: Bus,
+        source: ArtifactSource,
+        tier: LocalTier | None = None,
+        clock: Clock | None = None,
+        rng: Random | None = None,
+    ) -> Self:
+        """A client over these ports, which it closes at its end. `tier` counts only if `config.local` is set."""
+        resources = AsyncExitStack()
+        try:
+            if config.download_dir is None:
+                directory = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="edge-client-")))
+            else:
+                directory = Path(config.download_dir)
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if tier is not None and config.local is None:
+                config = replace(config, local="redis://given")
+            client = cls(
+                config,
+                bus=bus,
+                source=source,
+                tier=tier,
+                clock=clock or open_clock(),
+                rng=rng or SystemRandom(),
+                directory=directory,
+            )
+        except OSError as error:
+            await resources.aclose()
+            raise ConfigError(f"download_dir: {error}") from error
+        except BaseException:
+            await resources.aclose()
+            raise
+        client._resources = resources
+        await client._start()
+        return client
+
+    async def close(self) -> None:
+        """Say goodbye to the region, stop everything and let go of the models; readings that are held stay usable."""
+        if self._closed:
+            return
+        self._closed = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_S):
+                await self._report.send(leaving=True)
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait({self._running})
+        self._state.close()
+        self._pulse.fire()
+        for closing in (self._bus.close(), self._source.close(), self._tier.close()):
+            try:
+                await closing
+            except Exception:
+                _log.exception("close_failed")
+        await self._resources.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # ---- models
+
+    def model(
+        self, name: str, *, loader: Loader, warm_up: WarmUp | None = None, unload: Unload | None = None
+    ) -> AsyncModel:
+        """Follow a model from now on: its versions are downloaded, verified, loaded and warmed up by this code.
+
+        `loader` is given an `Artifact` and returns what readings carry as `value`. It and `warm_up` run in a worker
+        thread, or on the event loop if they are `async`. `unload` is called with the value once, in whichever thread
+        lets go of it last. Raises `ConfigError` for a name that is none or is registered already, and `ClosedError`.
+        """
+        if self._closed:
+            raise ClosedError("the client was closed; connect anew")
+        kind = AsyncModel if isinstance(self._clock, SystemClock) else ClockedModel
+        model = kind(name, state=self._state, clock=self._clock, pulse=self._pulse, listeners=self._listeners)
+        self._state.register(name, show=model.show)
+        self._models.register(name, Handling(loader=loader, warm_up=warm_up, unload=unload))
+        self._report_now.set()
+        return model
+
+    # ---- answers
+
+    @property
+    def edge_id(self) -> str:
+        """The id under which this edge is known to the region."""
+        return self.config.edge_id
+
+    def status(self) -> ClientStatus:
+        """How this edge stands with the region, at this moment."""
+        return ClientStatus(
+            edge_id=self.config.edge_id,
+            connected=self._bus.connected,
+            position=self._state.position,
+            lease_remaining_ms=self._state.lease_remaining_ns() // 1_000_000,
+            source=self._state.source,
+            local_tier=self._tier.state,
+            refused=self._report.accepted is False,
+            unsupported=self._state.unsupported,
+            clock_trusted=self._state.trusted,
+            uncertainty_ns=self._state.uncertainty_ns(),
+            models=self._statuses(),
+            counters=dict(self._counters()),
+            switches=self._state.switches(),
+        )
+
+    def _statuses(self) -> tuple[ModelStatus, ...]:
+        fetched = self._downloads.fetched_bytes
+        return tuple(
+            replace(
+                status,
+                failed={
+                    digest: reason
+                    for digest, reason in self._models.reasons(status.name).items()
+                    if digest not in status.ready
+                },
+                fetched_bytes=dict(fetched),
+            )
+            for status in self._state.statuses()
+        )
+
+    def _counters(self) -> Counter[str]:
+        total = self._state.counters()
+        parts = (
+            self._follow,
+            self._models,
+            self._downloads,
+            self._report,
+            self._restore,
+            self._guard,
+            self._listeners,
+            self._supervisor,
+            self._tier,
+        )
+        for part in parts:
+            total += part.counters
+        return total + self._models.plan_counters
+
+    # ---- helpers
+
+    def _reply_received(self, reply: ReportReply) -> None:
+        self._report.replied(reply)
+
+    async def _start(self) -> None:
+        try:
+            await self._tier.connect()
+            await self._bus.connect()
+            await self._follow.subscribe()
+            self._running = asyncio.get_running_loop().create_task(self._run(), name=f"edge {self.config.edge_id}")
+            await self._hear_about_id()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _run(self) -> None:
+        """The one task that this client owns; its drivers are children of it."""
+        await self._supervisor.run(
+            {
+                "follow": self._follow.run,
+                "models": self._models.run,
+                "report": self._report.run,
+                "restore": self._restore.run,
+                "clock": self._guard.run,
+                "listeners": self._listeners.run,
+            }
+        )
+
+    def _another_is_served(self) -> None:
+        """Listeners and the region want to know at once."""
+        self._changes.set()
+        self._report_now.set()
+
+    async def _hear_about_id(self) -> None:
+        """Wait for the region's word on our id; once refused, until it is ours or patience ends."""
+        began_ns = self._clock.now_ns()
+        while not self._report.accepted:
+            deadline_ns = began_ns + (HEARD_NS if self._report.accepted is None else PATIENCE_NS)
+            if self._clock.now_ns() >= deadline_ns:
+                break
+            await self._pulse.wait(clock=self._clock, deadline_ns=deadline_ns)
+        if self._report.accepted is False:
+            raise EdgeIdTakenError(
+                f"{self.config.edge_id!r}: {self._report.refusal or 'another living process uses it'}"
+            )

@@ -1,0 +1,173 @@
+"""`python -m tests.simulation`: run one seed, soak on fresh ones, or switch rules off one at a time.
+
+run --seed N [--trace]            play one seed; the trace goes to standard output
+soak --seconds S [--from N]       fresh seeds on all cores until the time is over
+mutants [--only TEXT] [--seeds N] each rule off: must be caught within its budget of seeds
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from typing import Any
+
+import pytest
+
+from tests.simulation.clock import MS, S
+from tests.simulation.knobs import drawn
+from tests.simulation.mutants import MUTANTS, Mutant
+from tests.simulation.world import Result, run
+
+BATCH = 10
+
+
+def play_batch(first: int, count: int) -> list[Result]:
+    """The results of some seeds, without their traces."""
+    return [run(seed) for seed in range(first, first + count)]
+
+
+def hunt(mutant: Mutant, *, first: int = 0, budget: int) -> tuple[int | None, Result | None, Counter[str]]:
+    """The first of `budget` seeds that catches the mutant, and what other rules broke before."""
+    others: Counter[str] = Counter()
+    with pytest.MonkeyPatch.context() as patch:
+        mutant.install(patch)
+        for seed in range(first, first + budget):
+            result = run(seed, **mutant.directed)
+            if result.rules & mutant.breaks:
+                return seed, result, others
+            others.update(result.rules)
+    return None, None, others
+
+
+def show(result: Result) -> None:
+    healed = "never" if result.healed_ns is None else f"{result.healed_ns / S:.1f} s after the last fault"
+    print(f"seed {result.seed}: {result.virtual_ns / S:.1f} virtual s, {result.step_count} steps, current {healed}")
+    for violation in result.violations:
+        print(f"  VIOLATION {violation.rule} at {violation.at_ns / S:.6f} s: {violation.what}")
+
+
+def shrunk(seed: int) -> str:
+    """The command that replays the seed with as little as still breaks the same rule."""
+    rules = run(seed).rules
+    without: list[str] = []
+    more: dict[str, Any] = {}
+
+    def still_breaks(without: list[str], more: dict[str, Any]) -> bool:
+        return bool(run(seed, without=without, **more).rules & rules)
+
+    for fault in sorted(drawn(seed).faults):
+        if still_breaks([*without, fault], more):
+            without.append(fault)
+    for name in ("models", "edges"):
+        if still_breaks(without, more | {name: 1}):
+            more[name] = 1
+    duration_ns = drawn(seed).duration_ns
+    while duration_ns > S and still_breaks(without, more | {"duration_ns": duration_ns // 2}):
+        duration_ns = more["duration_ns"] = duration_ns // 2
+    options = [f"--without {','.join(without)}"] if without else []
+    options += [f"--{name} {more[name]}" for name in ("models", "edges") if name in more]
+    options += [f"--duration-ms {more['duration_ns'] // MS}"] if "duration_ns" in more else []
+    return " ".join(["python -m tests.simulation run --trace --seed", str(seed), *options])
+
+
+def run_command(args: argparse.Namespace) -> int:
+    more = {name: getattr(args, name) for name in ("models", "edges") if getattr(args, name) is not None}
+    if args.duration_ms is not None:
+        more["duration_ns"] = args.duration_ms * MS
+    without = tuple(args.without.split(",")) if args.without else ()
+    knobs = drawn(args.seed, without=without, **more)
+    print(", ".join(f"{k}={sorted(v) if isinstance(v, frozenset) else v}" for k, v in vars(knobs).items()))
+    result = run(args.seed, tracing=args.trace, without=without, **more)
+    for line in result.trace:
+        print(line)
+    show(result)
+    if args.trace:
+        print(f"trace digest {result.digest}")
+    print("seen:", ", ".join(f"{name} {count}" for name, count in sorted(result.seen.items())))
+    return 1 if result.violations else 0
+
+
+def soak_command(args: argparse.Namespace) -> int:
+    begun = time.monotonic()
+    first = args.first if args.first is not None else int(time.time()) * 1_000
+    seeds = violations = virtual_ns = healed_ns_max = 0
+    seen: Counter[str] = Counter()
+    with ProcessPoolExecutor(args.workers) as pool:
+        running: set[Future[list[Result]]] = set()
+        following = first
+        while time.monotonic() - begun < args.seconds or running:
+            while len(running) < 2 * args.workers and time.monotonic() - begun < args.seconds:
+                running.add(pool.submit(play_batch, following, BATCH))
+                following += BATCH
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for result in (result for future in done for result in future.result()):
+                seeds += 1
+                virtual_ns += result.virtual_ns
+                healed_ns_max = max(healed_ns_max, result.healed_ns or 0)
+                seen.update(result.seen)
+                if result.violations:
+                    violations += 1
+                    show(result)
+                    print(f"  replay: python -m tests.simulation run --trace --seed {result.seed}")
+                    print(f"  shrunk: {shrunk(result.seed)}", flush=True)
+    seconds = time.monotonic() - begun
+    print(
+        f"{seeds} seeds from {first} in {seconds:.0f} s: {seeds / seconds:.1f} seeds/s, {virtual_ns / S / 3600:.1f}"
+        f" virtual hours, {virtual_ns / S / seconds:.0f} times real time, {violations} seeds with violations;"
+        f" every edge was current at most {healed_ns_max / S:.1f} s after the last fault"
+    )
+    print("seen:", ", ".join(f"{name} {count}" for name, count in sorted(seen.items())))
+    return 1 if violations else 0
+
+
+def mutants_command(args: argparse.Namespace) -> int:
+    chosen = [mutant for mutant in MUTANTS if args.only in mutant.name]
+    escaped = 0
+    with ProcessPoolExecutor(args.workers) as pool:
+        hunts = [(m, pool.submit(hunt_by_name, m.name, args.seeds or m.caught_within)) for m in chosen]
+        for mutant, future in hunts:
+            seed, result, others = future.result()
+            if result is None:
+                escaped += 1
+                print(f"ESCAPED {mutant.name}: other rules broken: {dict(others)}", flush=True)
+            else:
+                violation = next(v for v in result.violations if v.rule in mutant.breaks)
+                print(f"caught  {mutant.name}: seed {seed}: {violation.rule}: {violation.what[:150]}", flush=True)
+    print(f"{len(chosen) - escaped} of {len(chosen)} mutants caught")
+    return 1 if escaped else 0
+
+
+def hunt_by_name(name: str, budget: int) -> tuple[int | None, Result | None, Counter[str]]:
+    return hunt(next(mutant for mutant in MUTANTS if mutant.name == name), budget=budget)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__.split("\n")[0])
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    commands = parser.add_subparsers(required=True)
+    run_parser = commands.add_parser("run")
+    run_parser.add_argument("--seed", type=int, required=True)
+    run_parser.add_argument("--trace", action="store_true")
+    run_parser.add_argument("--without", default="")
+    run_parser.add_argument("--models", type=int)
+    run_parser.add_argument("--edges", type=int)
+    run_parser.add_argument("--duration-ms", type=int)
+    run_parser.set_defaults(act=run_command)
+    soak_parser = commands.add_parser("soak")
+    soak_parser.add_argument("--seconds", type=float, default=60)
+    soak_parser.add_argument("--from", dest="first", type=int)
+    soak_parser.set_defaults(act=soak_command)
+    mutants_parser = commands.add_parser("mutants")
+    mutants_parser.add_argument("--only", default="")
+    mutants_parser.add_argument("--seeds", type=int)
+    mutants_parser.set_defaults(act=mutants_command)
+    args = parser.parse_args()
+    return int(args.act(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""One process in the world: a clock, a life, pauses, and an account of everything it would have answered.
+
+Picture a clerk who takes one slip of paper at a time. Between two slips nothing changes but the time, so what the clerk
+would answer is a function of the clock alone: `account` walks that function piece by piece up to the next slip. A pause
+falls between reading the clock and finishing the slip; slips that arrive meanwhile wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from edge_client.protocol.models import Pending
+from edge_client.protocol.reader import Reader
+from tests.simulation.clock import SimClock, on_grain
+from tests.simulation.judge import Key
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+
+class Process:
+    """What nodes and edges have in common."""
+
+    def __init__(self, world: World, *, name: str, clock: SimClock) -> None:
+        self.world = world
+        self.name = name
+        self.clock = clock
+        self.alive = True
+        self.life = 0
+        self.local_ns = 0
+        """What our clock showed when the present step began."""
+        self.free_at_ns = 0
+        """Real time: when the present step is over; what it sends leaves then."""
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+    def run(self, life: int | None, act: Callable[..., None], *args: Any) -> None:
+        """Take a step now: `act(*args, now_ns)`. `life` None: whichever life is there."""
+        world = self.world
+        if not self.alive or (life is not None and life != self.life):
+            return
+        now_ns = world.now_ns
+        if now_ns < self.free_at_ns:
+            world.at(self.free_at_ns, self.run, life, act, *args)
+            return
+        local_ns = self.clock.read(now_ns)
+        done_ns = now_ns
+        knobs = world.knobs
+        if knobs.pause_chance and world.rng.random() < knobs.pause_chance:
+            done_ns += on_grain(world.rng.randrange(1, knobs.pause_ns))
+        self.account(done_ns, local_ns if done_ns == now_ns else self.clock.read(done_ns))
+        self.free_at_ns = done_ns
+        if world.tracing:
+            world.trace(self.name, act.__name__, args)
+        self.local_ns = local_ns
+        act(*args, local_ns)
+        self.after(local_ns)
+        world.step_count += 1
+
+    def after_ns(self, delay_ns: int, act: Callable[..., None], *args: Any) -> None:
+        """Step `delay_ns` of real time later, if this life lasts."""
+        self.world.at(self.free_at_ns + on_grain(delay_ns), self.run, self.life, act, *args)
+
+    def at_local_ns(self, local_ns: int, act: Callable[..., None], *args: Any) -> None:
+        """Step once our clock shows `local_ns`, if this life lasts."""
+        real_ns = max(self.clock.reached_ns(local_ns), self.free_at_ns)
+        self.world.at(real_ns, self.run, self.life, act, *args)
+
+    def account_now(self) -> None:
+        """Account for everything up to now, or to the end of a pause."""
+        until_ns = max(self.world.now_ns, self.free_at_ns)
+        self.account(until_ns, self.clock.read(until_ns))
+
+    def account(self, until_ns: int, until_local_ns: int) -> None:
+        raise NotImplementedError
+
+    def after(self, local_ns: int) -> None:
+        raise NotImplementedError
+
+
+class Account:
+    """What one reader would have said of one model, told to the judge."""
+
+    __slots__ = ("clock", "judge", "model", "truth", "who")
+
+    def __init__(self, process: Process, *, model: str) -> None:
+        self.clock = process.clock
+        self.judge = process.world.judge
+        self.truth = process.world.truth
+        self.model = model
+        self.who = process.name
+
+    def walk(
+        self,
+        reader: Reader,
+        *,
+        key: Key,
+        pending: Pending | None,
+        crossed: bool,
+        may_be_strong: bool,
+        since: tuple[int, int],
+        until: tuple[int, int],
+    ) -> None:
+        """Account for `[since, until)`, each in real and in local time and on the grain. `key` is before any pending."""
+        here_real_ns, here_ns = since
+        until_ns, end_ns = until
+        clock = self.clock
+        while here_ns < end_ns:
+            said, change_ns = key, None
+            if pending is None:
+                strong_ns = reader.lease_until_ns
+            elif crossed:
+                said, strong_ns = key._replace(generation=pending.generation), reader.lease_until_ns
+            else:
+                standing = reader.standing(pending, now_ns=here_ns)
+                if standing.serve_next:
+                    said = key._replace(generation=key.generation + 1)
+                strong_ns, change_ns = standing.strong_until_ns, standing.changes_at_ns
+            if change_ns is not None and here_ns < change_ns < end_ns:
+                next_ns, next_real_ns = change_ns, clock.real_ns(change_ns)
+            else:
+                next_ns, next_real_ns = end_ns, until_ns
+            if may_be_strong and strong_ns > here_ns:
+                strong_end_ns = next_real_ns if strong_ns >= next_ns else clock.real_ns(strong_ns)
+                if strong_end_ns > here_real_ns:
+                    self.judge.strong(self.model, said, begin_ns=here_real_ns, end_ns=strong_end_ns, who=self.who)
+                    self.judge.seen["strong_ns"] += strong_end_ns - here_real_ns
+            if self.truth.superseded_ns(self.model, said) < next_real_ns:
+                self._bounds(reader, said, pending, serve_next=said != key, here_ns=here_ns, last_ns=next_ns - 1)
+            here_ns, here_real_ns = next_ns, next_real_ns
+
+    def _bounds(
+        self,
+        reader: Reader,
+        said: Key,
+        pending: Pending | None,
+        *,
+        serve_next: bool,
+        here_ns: int,
+        last_ns: int,
+    ) -> None:
+        """The bound grows at least as fast as the staleness, so that the two ends of a piece decide."""
+        self.judge.seen["stale_pieces"] += 1
+        for local_ns in (here_ns, last_ns):
+            bound_ns = reader.staleness_bound_ns(pending, serve_next=serve_next, now_ns=local_ns)
+            at_ns = self.clock.real_ns(local_ns)
+            self.judge.bound(self.model, said, bound_ns=bound_ns, at_ns=at_ns, who=self.who)
