@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from consistency_service import __version__
-from consistency_service.cli import model_views, models, region, testbed
+from consistency_service.cli import certs, model_views, models, region, testbed
 from consistency_service.cli.session import (
     AuthorOption,
     JsonOption,
@@ -24,7 +24,7 @@ _DAILY = "Models"
 _LOOK = "Look at the region"
 _RUN = "Run a region"
 
-_ORDER = ("model", "rollback", "edges", "cluster", "events", "audit", "demo", "testbed", "serve")
+_ORDER = ("model", "rollback", "edges", "cluster", "events", "audit", "demo", "testbed", "certs", "serve")
 _EPILOG = """[bold]Begin here[/bold]
 [dim]$[/dim] ccs demo               [dim]watch a region move running edges to a better model[/dim]
 [dim]$[/dim] ccs testbed up         [dim]a region of your own, on this machine[/dim]
@@ -98,4 +98,5 @@ command(
 command(app, "audit", panel=_LOOK, examples=("ccs audit", "ccs audit --limit 500 --json"))(region.audit)
 command(app, "demo", remote=False, panel=_RUN, examples=("ccs demo", "ccs demo --edges 8"))(testbed.demo)
 app.add_typer(testbed.app, name="testbed", rich_help_panel=_RUN)
+app.add_typer(certs.app, name="certs", rich_help_panel=_RUN)
 command(app, "serve", remote=False, panel=_RUN, examples=("ccs serve --config node-1.toml",))(region.serve)
