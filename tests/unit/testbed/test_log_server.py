@@ -40,12 +40,11 @@ def test_a_request_of_a_session_is_done_once_and_answered_again():
 def test_the_longest_silent_session_gives_way(monkeypatch):
     monkeypatch.setattr(log_server, "SESSIONS_MAX", 2)
     machine = Registers()
-    for session in ("a", "b", "a", "c"):
-        apply(machine, "append", "k", 1, session=session, number=1)
+    for session, number in (("a", 1), ("b", 1), ("a", 2), ("c", 1)):
+        apply(machine, "append", "k", 1, session=session, number=number)
 
-    assert [1, 1, 1] == machine.read("k")
-    assert 3 == apply(machine, "append", "k", 1, session="a", number=1).detail["length"]
-    assert 4 == apply(machine, "append", "k", 1, session="b", number=1).detail["length"]
+    assert 3 == apply(machine, "append", "k", 1, session="a", number=2).detail["length"]
+    assert 5 == apply(machine, "append", "k", 1, session="b", number=1).detail["length"]
 
 
 @pytest.mark.parametrize(
