@@ -288,8 +288,8 @@ async def nemesis(
 async def _judge(cluster: Cluster, workload: Workload) -> list[str]:
     try:
         leader = await cluster.leader(timeout_s=30)
-    except TimeoutError:
-        return [f"healed, and nobody leads: {[await cluster.status(name) for name in cluster.servers]}"]
+    except TimeoutError as error:
+        return [f"healed, and {error}"]
     different = await cluster.equal()
     if different is not None:
         return [f"healed, and not equal: {different}"]

@@ -1,8 +1,7 @@
 """The network between voters, with hands on it: every direction of every pair can be held, cut or slowed.
 
 Picture garden hoses with a tap at each. A held hose keeps its water and gives it later, as a network does whose packets are
-sent again; a cut one loses it, and both ends notice. The voters hold one connection per pair, so a link is a listening port
-beside a voter, and two taps.
+sent again; a cut one loses it, and both ends notice. Between two voters there is one link, with two taps.
 """
 
 from __future__ import annotations
@@ -11,9 +10,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Final
 
+import msgspec
+
 CHUNK_BYTES: Final = 1 << 14
+GREETING_BYTES_MAX: Final = 1 << 10
+GREETING_S: Final = 5.0
 
 
 class Tap:
@@ -43,85 +47,53 @@ class Tap:
 
 
 class Link:
-    """The connections that `dialer` makes to `target`; `taps` by (from, to)."""
+    """The connections between two voters; `taps` by (from, to)."""
 
-    def __init__(self, *, dialer: str, target: str, target_port: int) -> None:
-        self.dialer, self.target = dialer, target
-        self.port = 0
-        self.taps = {(dialer, target): Tap(), (target, dialer): Tap()}
-        self._target_port = target_port
-        self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
-
-    async def open(self) -> None:
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self.port, limit=CHUNK_BYTES)
-        self.port = int(self._server.sockets[0].getsockname()[1])
-
-    async def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        for tap in self.taps.values():
-            tap.bytes_per_s = None
-            tap.release()
-        while self._writers:
-            self.cut()
-            await asyncio.sleep(0.01)
+    def __init__(self, one: str, other: str) -> None:
+        self.taps = {(one, other): Tap(), (other, one): Tap()}
+        self.writers: set[asyncio.StreamWriter] = set()
 
     def cut(self) -> None:
         """Whatever is under way is lost."""
-        for writer in list(self._writers):
+        for writer in list(self.writers):
             writer.transport.abort()
-
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
-        there = None
-        try:
-            inward, there = await asyncio.open_connection("127.0.0.1", self._target_port, limit=CHUNK_BYTES)
-            self._writers.add(there)
-            await asyncio.gather(
-                self._pump(reader, there, tap=self.taps[self.dialer, self.target]),
-                self._pump(inward, writer, tap=self.taps[self.target, self.dialer]),
-            )
-        except OSError:
-            writer.transport.abort()
-        finally:
-            for each in (writer, there):
-                if each is not None:
-                    self._writers.discard(each)
-                    each.close()
-
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, tap: Tap) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(CHUNK_BYTES):
-                await tap.wait(len(data))
-                writer.write(data)
-                await writer.drain()
-        await tap.wait(0)
-        writer.close()
 
 
 class Network:
-    """All links of a cluster. A voter reaches those whose id sorts lower through a link of its own."""
+    """Every voter is reached at `ports[its name]`, by all others alike. Who dials is read from the greeting, so that
+    without TLS each pair has its own link.
+    """
 
-    def __init__(self, ports: dict[str, int]) -> None:
-        names = sorted(ports)
-        self.links = {
-            (dialer, target): Link(dialer=dialer, target=target, target_port=ports[target])
-            for dialer in names
-            for target in names
-            if target < dialer
-        }
+    def __init__(self, targets: dict[str, int]) -> None:
+        names = sorted(targets)
+        self.ports: dict[str, int] = {}
+        self.links = {(one, other): Link(one, other) for one in names for other in names if one < other}
+        self._targets = targets
+        self._servers: list[asyncio.Server] = []
 
     async def open(self) -> None:
-        for link in self.links.values():
-            await link.open()
+        for name in self._targets:
+            server = await asyncio.start_server(partial(self._accepted, name), "127.0.0.1", 0, limit=CHUNK_BYTES)
+            self.ports[name] = int(server.sockets[0].getsockname()[1])
+            self._servers.append(server)
 
     async def close(self) -> None:
+        for server in self._servers:
+            server.close()
+        self.heal()
         for link in self.links.values():
-            await link.close()
+            for tap in link.taps.values():
+                tap.bytes_per_s = None
+        while any(link.writers for link in self.links.values()):
+            for link in self.links.values():
+                link.cut()
+            await asyncio.sleep(0.01)
+
+    def link(self, one: str, other: str) -> Link:
+        return self.links[min(one, other), max(one, other)]
 
     def tap(self, source: str, target: str) -> Tap:
-        return self._link(source, target).taps[source, target]
+        return self.link(source, target).taps[source, target]
 
     def hold(self, directions: Iterable[tuple[str, str]]) -> None:
         for source, target in directions:
@@ -130,7 +102,7 @@ class Network:
     def cut(self, directions: Iterable[tuple[str, str]]) -> None:
         """What these pairs had under way, in either direction, is lost, and they must connect anew."""
         for source, target in directions:
-            self._link(source, target).cut()
+            self.link(source, target).cut()
 
     def heal(self) -> None:
         for link in self.links.values():
@@ -139,10 +111,53 @@ class Network:
 
     def shape(self, node: str, *, bytes_per_s: float | None) -> None:
         """Whatever goes to or comes from `node`, each direction of each pair for itself."""
-        for (dialer, target), link in self.links.items():
-            if node in {dialer, target}:
+        for pair, link in self.links.items():
+            if node in pair:
                 for tap in link.taps.values():
                     tap.bytes_per_s = bytes_per_s
 
-    def _link(self, one: str, other: str) -> Link:
-        return self.links[max(one, other), min(one, other)]
+    async def _accepted(self, target: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(GREETING_S):
+                size = await reader.readexactly(4)
+                greeting = await reader.readexactly(min(int.from_bytes(size, "big"), GREETING_BYTES_MAX))
+            words = msgspec.msgpack.decode(greeting)
+            dialer = next(word for word in words if word in self._targets and word != target)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, msgspec.MsgspecError, TypeError, StopIteration):
+            writer.transport.abort()
+            return
+        await self._join(reader, writer, dialer=dialer, target=target, begun=size + greeting)
+
+    async def _join(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, dialer: str, target: str, begun: bytes
+    ) -> None:
+        link = self.link(dialer, target)
+        ends = {writer}
+        link.writers |= ends
+        try:
+            inward, there = await asyncio.open_connection("127.0.0.1", self._targets[target], limit=CHUNK_BYTES)
+            ends.add(there)
+            link.writers |= ends
+            await asyncio.gather(
+                _pump(reader, there, tap=link.taps[dialer, target], begun=begun),
+                _pump(inward, writer, tap=link.taps[target, dialer]),
+            )
+        except OSError:
+            writer.transport.abort()
+        finally:
+            link.writers -= ends
+            for end in ends:
+                end.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, tap: Tap, begun: bytes = b"") -> None:
+    """Everything passes the tap, the end of the connection too."""
+    with contextlib.suppress(OSError):
+        data = begun or await reader.read(CHUNK_BYTES)
+        while data:
+            await tap.wait(len(data))
+            writer.write(data)
+            await writer.drain()
+            data = await reader.read(CHUNK_BYTES)
+    await tap.wait(0)
+    writer.close()

@@ -251,15 +251,12 @@ class Cluster:
         if self.proxied:
             self.network = Network(raft_ports)
             await self.network.open()
+        peers = {name: f"127.0.0.1:{port}" for name, port in {**raft_ports, **self.network.ports}.items()}
         for name in names:
             data_dir = self.directory / name
             if self._disk_mib is not None:
                 self.disks[name] = Disk(data_dir, size_mib=self._disk_mib)
                 self.disks[name].mount()
-            peers = {
-                other: f"127.0.0.1:{link.port if (link := self.network.links.get((name, other))) else port}"
-                for other, port in raft_ports.items()
-            }
             settings: dict[str, Any] = {
                 "node_id": name,
                 "listen": f"127.0.0.1:{raft_ports[name]}",
@@ -300,14 +297,16 @@ class Cluster:
             client.close()
 
     async def leader(self, *, timeout_s: float = 20.0) -> str:
-        """Who leads and has applied the first entry of its term. Raises `TimeoutError`."""
-        async with asyncio.timeout(timeout_s):
-            while True:
-                for name, server in self.servers.items():
-                    status = await self.status(name) if server.running and not server.paused else None
-                    if status is not None and status["settled"]:
-                        return name
-                await asyncio.sleep(0.02)
+        """Who leads and has applied the first entry of its term. Raises `TimeoutError`, with what the servers logged."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            for name, server in self.servers.items():
+                status = await self.status(name) if server.running and not server.paused else None
+                if status is not None and status["settled"]:
+                    return name
+            await asyncio.sleep(0.02)
+        logs = "\n".join(f"{name}: {server.log_tail()}" for name, server in self.servers.items())
+        raise TimeoutError(f"nobody leads: {[await self.status(name) for name in self.servers]}\n{logs}")
 
     async def equal(self, *, timeout_s: float = 30.0) -> str | None:
         """All servers run and hold the same state: None. Otherwise, after the timeout, what they hold."""
