@@ -16,6 +16,7 @@ from consistency_service.adapters.raft_log.config import RaftLogConfig
 from consistency_service.adapters.raft_log.disk_health import DiskHealth
 from consistency_service.adapters.raft_log.elections import Credentials, Elections
 from consistency_service.adapters.raft_log.journal import Journal
+from consistency_service.adapters.raft_log.membership import Members
 from consistency_service.adapters.raft_log.read_index import ReadIndex
 from consistency_service.adapters.raft_log.replication import Replication
 from consistency_service.adapters.raft_log.snapshots import Snapshot, SnapshotStore
@@ -63,6 +64,7 @@ class Voter:
         self._send = send
         self._read_resolved = read_resolved
         self._votes: tuple[int, list[str]] = (0, [])
+        self._voting = False
         self._standing = False
         self._inherited = False
         self._now_ns = self._ticked_at_ns = now_ns
@@ -106,8 +108,12 @@ class Voter:
         self._notice_stall(now_ns=now_ns)
         self._watch_disk(now_ns=now_ns)
         library, elections = self._library, self.elections
-        if not library.leading and self._may_stand() and elections.due(now_ns=now_ns):
-            self._ask_around(now_ns=now_ns)
+        if not library.leading and elections.due(now_ns=now_ns):
+            if self._may_stand():
+                self._ask_around(now_ns=now_ns)
+            elif not self._voting:
+                library.step_down()
+                elections.wait(now_ns=now_ns)
         if elections.should_stand():
             self._standing = True
         standing, self._standing = self._standing, False
@@ -120,6 +126,15 @@ class Voter:
         self._notice_lead()
         self.reads.step(now_ns=now_ns)
         self._rejoin()
+
+    def members_changed(self, members: Members) -> None:
+        """These are the members from here on, as the newest table of the log says."""
+        own_id = self._config.node_id
+        others = tuple(node_id for node_id in members.voters if node_id != own_id)
+        learners = tuple(node_id for node_id in members.learners if node_id != own_id)
+        self._voting = own_id in members.voters
+        self.replication.members_changed(followers=others, learners=learners)
+        self.elections.majority = self.quorum.majority
 
     def committed_through(self) -> int:
         """As a leader: the last entry of our term that the disks of a majority hold; 0 if there is none."""
@@ -195,7 +210,7 @@ class Voter:
         return heir
 
     def _may_stand(self) -> bool:
-        return not self._journal.rejoining and not self._journal.full
+        return self._voting and not self._journal.rejoining and not self._journal.full
 
     def _ask_around(self, *, now_ns: int) -> None:
         self._library.step_down()
@@ -228,6 +243,8 @@ class Voter:
         if not message.granted:
             if message.term > library.term:
                 library.fall_back(term=message.term)
+        elif node_id not in self.quorum.followers:
+            return
         elif message.trial:
             self.elections.willing(node_id, stamp=message.stamp)
         elif message.term == library.term:
@@ -385,4 +402,4 @@ class Voter:
     def check_invariants(self) -> None:
         self._journal.check_invariants()
         assert self._library.commit_index >= self._library.applied_index
-        assert not (self._library.leading and self._journal.rejoining)
+        assert not (self._library.leading and (self._journal.rejoining or not self._voting))
