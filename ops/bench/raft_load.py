@@ -24,18 +24,17 @@ from typing import Any, Final
 from ops.bench.raft_servers import Client, Cluster, command, percentile
 
 P99_RATIO_MAX: Final = 3.0
-PACE_S: Final = 0.01
 VALUE: Final = bytes(1_000)
 
 
-async def main(*, seconds: float, state_mb: int, mbit: float, only: str | None) -> int:
+async def main(*, seconds: float, state_mb: int, mbit: float, per_s: float, only: str | None) -> int:
     broken = 0
     if only in {None, "load"}:
         with tempfile.TemporaryDirectory() as temporary:
             broken += await no_election(Path(temporary), seconds=seconds)
     if only in {None, "catch-up"}:
         with tempfile.TemporaryDirectory() as temporary:
-            broken += await catch_up(Path(temporary), state_mb=state_mb, mbit=mbit)
+            broken += await catch_up(Path(temporary), state_mb=state_mb, mbit=mbit, per_s=per_s)
     return 1 if broken else 0
 
 
@@ -123,7 +122,7 @@ async def _load(client: Client, request: tuple[Any, ...], *, seconds: float, in_
 # Catching up.
 
 
-async def catch_up(directory: Path, *, state_mb: int, mbit: float) -> int:
+async def catch_up(directory: Path, *, state_mb: int, mbit: float, per_s: float) -> int:
     cluster = Cluster(directory, proxied=True)
     loop = asyncio.get_running_loop()
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as apart:
@@ -140,11 +139,11 @@ async def catch_up(directory: Path, *, state_mb: int, mbit: float) -> int:
                 while _age(snapshot) == before:
                     await _commits(port, seconds=0.5, in_flight=64)
             await asyncio.sleep(2.0)
-            usual = await loop.run_in_executor(apart, paced_commits, port, 15.0)
+            usual = await loop.run_in_executor(apart, paced_commits, port, 15.0, 1 / per_s)
             term = (await statuses(cluster))[leader]["term"]
             cluster.network.shape(follower, bytes_per_s=mbit * 1e6 / 8)
             expected_s = state_mb * 8 / mbit
-            meanwhile = loop.run_in_executor(apart, paced_commits, port, 3 * expected_s + 10)
+            meanwhile = loop.run_in_executor(apart, paced_commits, port, 3 * expected_s + 10, 1 / per_s)
             await asyncio.sleep(1.0)
             begun = time.monotonic()
             cluster.servers[follower].start()
@@ -198,12 +197,12 @@ async def _caught_up(cluster: Cluster, *, follower: str, leader: str, timeout_s:
     return math.inf
 
 
-def paced_commits(port: int, seconds: float) -> list[tuple[float, float]]:
+def paced_commits(port: int, seconds: float, pace_s: float) -> list[tuple[float, float]]:
     """In a process of its own, so that the proxy does not hold it up: when each was due, and milliseconds from then on."""
-    return asyncio.run(_paced_commits(port, seconds=seconds))
+    return asyncio.run(_paced_commits(port, seconds=seconds, pace_s=pace_s))
 
 
-async def _paced_commits(port: int, *, seconds: float) -> list[tuple[float, float]]:
+async def _paced_commits(port: int, *, seconds: float, pace_s: float) -> list[tuple[float, float]]:
     client = await Client.connect(port)
     put = command("put", "key", VALUE)
     taken: list[tuple[float, float]] = []
@@ -217,7 +216,7 @@ async def _paced_commits(port: int, *, seconds: float) -> list[tuple[float, floa
     async with asyncio.TaskGroup() as group:
         while due < end:
             group.create_task(one(due))
-            due += PACE_S
+            due += pace_s
             await asyncio.sleep(max(0.0, due - time.monotonic()))
     client.close()
     return taken
@@ -228,6 +227,13 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--state-mb", type=int, default=40)
     parser.add_argument("--mbit", type=float, default=64)
+    parser.add_argument("--per-s", type=float, default=100, help="commits a second while the follower catches up")
     parser.add_argument("--only", choices=("load", "catch-up"))
     chosen = parser.parse_args()
-    sys.exit(asyncio.run(main(seconds=chosen.seconds, state_mb=chosen.state_mb, mbit=chosen.mbit, only=chosen.only)))
+    sys.exit(
+        asyncio.run(
+            main(
+                seconds=chosen.seconds, state_mb=chosen.state_mb, mbit=chosen.mbit, per_s=chosen.per_s, only=chosen.only
+            )
+        )
+    )
