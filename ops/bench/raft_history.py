@@ -101,16 +101,18 @@ def fault_of_register(operations: Iterable[Operation], *, initial: Any = None) -
 
 
 def _relevant(operations: list[Operation], *, initial: Any) -> list[Operation]:
-    """Without what was not done, and without unknown writes that nobody saw: they explain nothing.
+    """Without what was not done, and without unknown writes that nobody can have seen: they explain nothing.
 
-    A cas answers what it held, so that whoever met a value has seen it.
+    A cas answers what it held, so that whoever met a value says so; an unknown one that matters met what it expected.
     """
-    seen = {each.found for each in operations if each.status == "ok" and each.action in {"read", "cas"}} - {initial}
-    return [
-        each
-        for each in operations
-        if each.status == "ok" or (each.status == "unknown" and each.action != "read" and each.value in seen)
-    ]
+    needed = [each for each in operations if each.status == "ok"]
+    unknown = [each for each in operations if each.status == "unknown" and each.action != "read"]
+    seen = {each.found for each in needed if each.action in {"read", "cas"}} - {initial}
+    while met := [each for each in unknown if each.value in seen]:
+        needed += met
+        unknown = [each for each in unknown if each.value not in seen]
+        seen |= {each.expected for each in met if each.action == "cas"}
+    return needed
 
 
 def _next(operations: list[Operation], *, done: int) -> list[int]:

@@ -81,6 +81,13 @@ def test_reads_of_the_same_length_have_no_order():
         [op("put", 0, 1, 1), op("cas", 2, 3, 2, expected=7, found=1), op("read", 4, 5, found=1)],
         [op("put", 0, 9, 1), op("put", 0, 9, 2), op("read", 1, 2, found=2), op("read", 3, 4, found=1)],
         [op("put", 0, 1, 1), op("put", 2, 3, 2, status="failed"), op("read", 4, 5, found=1)],
+        # Two unanswered steps in a row, of which only the second was ever seen.
+        [
+            op("put", 0, 1, 1),
+            op("cas", 2, value=2, expected=1),
+            op("cas", 3, value=3, expected=2),
+            op("read", 4, 5, found=3),
+        ],
     ],
 )
 def test_an_honest_register_passes(operations):
