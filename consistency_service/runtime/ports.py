@@ -170,7 +170,8 @@ class MetadataLog(Protocol):
 
         On the leader only; a leader that is asked to remove itself hands over instead and answers `NotLeader`. One change
         at a time. Refuses with `change_pending`, `invalid_member`, `member_exists`, `member_removed`, `unknown_member`,
-        `too_many_members`, `last_voter`, or, when the voters that can be heard would not be a majority, `quorum_at_risk`.
+        `too_many_members`, `last_voter`, `catching_up` when a newcomer takes too long, or, when the voters that can be heard
+        would be no majority, `quorum_at_risk`.
         """
         ...
 

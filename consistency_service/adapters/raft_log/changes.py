@@ -70,7 +70,7 @@ class Changes:
                     case RemoveMember():
                         return await self._remove(change.node_id)
         except TimeoutError:
-            return Unknown(reason=f"not done within {timeout_ms} ms; asked again, it goes on")
+            return self._unfinished(change, timeout_ms=timeout_ms)
         finally:
             self._busy = False
 
@@ -153,6 +153,14 @@ class Changes:
                 return True
             await asyncio.sleep(LOOK_S)
         return False
+
+    def _unfinished(self, change: MembershipChange, *, timeout_ms: int) -> MembershipOutcome:
+        replica = self._leading()
+        if isinstance(change, AddMember) and replica is not None and not replica.members_pending:
+            member = replica.roster.members.table.get(change.node_id)
+            if member is not None and not member.votes:
+                return _refused("catching_up", f"{change.node_id} does not hold the log yet; it has no vote before")
+        return Unknown(reason=f"not done within {timeout_ms} ms; asked again, it goes on")
 
     def _leading(self) -> Replica | None:
         replica = self._replica()

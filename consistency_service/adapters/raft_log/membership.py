@@ -42,6 +42,11 @@ class Members(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     def learners(self) -> tuple[str, ...]:
         return tuple(sorted(node_id for node_id, member in self.table.items() if not member.votes))
 
+    def beside(self, node_id: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Voters and learners other than this node."""
+        voters, learners = set(self.voters) - {node_id}, set(self.learners) - {node_id}
+        return tuple(sorted(voters)), tuple(sorted(learners))
+
     @property
     def majority(self) -> int:
         return len(self.voters) // 2 + 1

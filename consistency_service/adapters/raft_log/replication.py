@@ -218,7 +218,7 @@ class Replication:
         self._rewound_at.clear()
         self._next = dict.fromkeys(self.quorum.everybody, self._journal[-1][1] + 1)
 
-    def members_changed(self, *, followers: tuple[str, ...], learners: tuple[str, ...]) -> None:
+    def members_changed(self, followers: tuple[str, ...], learners: tuple[str, ...]) -> None:
         """Others are sent to and counted from here on; whoever is no member any more, at once not."""
         self.quorum.change(followers=followers, learners=learners)
         for former in [node_id for node_id in self._next if node_id not in self.quorum]:

@@ -64,12 +64,9 @@ class Voter:
         self._send = send
         self._read_resolved = read_resolved
         self._votes: tuple[int, list[str]] = (0, [])
-        self._voting = False
-        self._standing = False
-        self._inherited = False
+        self._voting = self._standing = self._inherited = False
         self._now_ns = self._ticked_at_ns = now_ns
-        self._retry_at_ns = 0
-        self._trial_stamp = 0
+        self._retry_at_ns = self._trial_stamp = 0
         self._lead: tuple[int, str | None] = (0, None)
         self._rejoin_asked = False
         self._rejoin_index: int | None = None
@@ -109,11 +106,7 @@ class Voter:
         self._watch_disk(now_ns=now_ns)
         library, elections = self._library, self.elections
         if not library.leading and elections.due(now_ns=now_ns):
-            if self._may_stand():
-                self._ask_around(now_ns=now_ns)
-            elif not self._voting:
-                library.step_down()
-                elections.wait(now_ns=now_ns)
+            self._miss_leader(now_ns=now_ns)
         if elections.should_stand():
             self._standing = True
         standing, self._standing = self._standing, False
@@ -129,11 +122,8 @@ class Voter:
 
     def members_changed(self, members: Members) -> None:
         """These are the members from here on, as the newest table of the log says."""
-        own_id = self._config.node_id
-        others = tuple(node_id for node_id in members.voters if node_id != own_id)
-        learners = tuple(node_id for node_id in members.learners if node_id != own_id)
-        self._voting = own_id in members.voters
-        self.replication.members_changed(followers=others, learners=learners)
+        self._voting = self._config.node_id in members.voters
+        self.replication.members_changed(*members.beside(self._config.node_id))
         self.elections.majority = self.quorum.majority
 
     def committed_through(self) -> int:
@@ -212,6 +202,13 @@ class Voter:
     def _may_stand(self) -> bool:
         return self._voting and not self._journal.rejoining and not self._journal.full
 
+    def _miss_leader(self, *, now_ns: int) -> None:
+        if self._may_stand():
+            self._ask_around(now_ns=now_ns)
+        elif not self._voting:
+            self._library.step_down()
+            self.elections.wait(now_ns=now_ns)
+
     def _ask_around(self, *, now_ns: int) -> None:
         self._library.step_down()
         self.trial_count += 1
@@ -243,11 +240,9 @@ class Voter:
         if not message.granted:
             if message.term > library.term:
                 library.fall_back(term=message.term)
-        elif node_id not in self.quorum.followers:
-            return
-        elif message.trial:
+        elif message.trial and node_id in self.quorum.followers:
             self.elections.willing(node_id, stamp=message.stamp)
-        elif message.term == library.term:
+        elif message.term == library.term and node_id in self.quorum.followers:
             term, voters = self._votes
             voters = voters if term == message.term else []
             if node_id not in voters:
