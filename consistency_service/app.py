@@ -94,6 +94,8 @@ def _metadata_log(config: ServiceConfig) -> MetadataLog:
             node_id=config.node_id,
             listen=config.peers[config.node_id].raft,
             peers={node_id: peer.raft for node_id, peer in config.peers.items()},
+            urls={node_id: peer.url for node_id, peer in config.peers.items()},
+            join=config.join,
             data_dir=config.data_dir / "raft",
             cluster_id=config.region,
             tls=_raft_tls(config),

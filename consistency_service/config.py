@@ -37,10 +37,15 @@ class ServiceConfig:
     """Holds the raft log and its snapshots. Losing it loses this node's vote."""
 
     peers: dict[str, Peer]
-    """Every voter, this node too: 1, 3 or 5. The same table on every node."""
+    """Every node, this one too. A region begins with these as its voters, 1, 3 or 5, the same table on every node;
+    afterwards the log says who is one, and these are addresses at which they may be found: see `ccs cluster add`.
+    """
 
     region_key: Path
     """The region's Ed25519 private key (PEM, mode 0600)."""
+
+    join: bool = False
+    """Wait to be added to a running region rather than begin one. Has no effect once `data_dir` is not empty."""
 
     region: str = "default"
 

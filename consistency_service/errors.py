@@ -63,6 +63,14 @@ class RefusedError(ServiceError):
         self.revision = revision
 
 
+class MembershipRefusedError(ServiceError):
+    """The cluster's members stay as they are."""
+
+    def __init__(self, *, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
 class BusUnavailableError(ServiceError):
     """The bus is disconnected or did not answer in time."""
 

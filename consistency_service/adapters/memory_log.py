@@ -12,7 +12,16 @@ from collections.abc import Callable
 from typing import Final
 
 from consistency_service.core.outcomes import Outcome
-from consistency_service.runtime.ports import Committed, LogStatus, NotLeader, ProposalOutcome, StateMachine
+from consistency_service.runtime.ports import (
+    Committed,
+    LogStatus,
+    MembershipChange,
+    MembershipOutcome,
+    MembershipRefused,
+    NotLeader,
+    ProposalOutcome,
+    StateMachine,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +110,17 @@ class MemoryLog:
             applied_index=self._index,
             voters=(self._node_id,),
         )
+
+    async def change_membership(self, change: MembershipChange, *, timeout_ms: int) -> MembershipOutcome:
+        """Always refused."""
+        if self._machine is None:
+            return NotLeader(leader_id=None)
+        return MembershipRefused(code="fixed_membership", reason="a log in memory has one member and stays alone")
+
+    def transfer(self, heir: str | None) -> str | None:
+        if heir is not None:
+            raise ValueError(f"{heir!r} is no other voter: there is none")
+        return None
 
     def resign(self) -> None:
         """Nothing changes: there is nobody to resign to."""

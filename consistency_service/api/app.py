@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from consistency_service import __version__
-from consistency_service.api import activations, artifacts, events, fleet, health, models, reads
+from consistency_service.api import activations, artifacts, events, fleet, health, members, models, reads
 from consistency_service.api.docs_page import add_docs
 from consistency_service.api.forwarding import Forwarding
 from consistency_service.api.guard import Guard
@@ -64,7 +64,7 @@ def create_api(node: Node, *, peers: Peers | None = None) -> FastAPI:
     app.state.closing = asyncio.Event()
     app.state.policy_lock = asyncio.Lock()
     app.state.subscribers = events.Subscribers()
-    for module in (models, activations, reads, artifacts, fleet, events, health):
+    for module in (models, activations, reads, artifacts, fleet, members, events, health):
         app.include_router(module.router)
     add_docs(app)
     app.add_middleware(Forwarding, node=node, peers=reach, counters=counters)

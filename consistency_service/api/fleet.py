@@ -34,7 +34,7 @@ async def list_edges(node: NodeDep, limit: Limit = 100, cursor: Cursor = None) -
 async def show_cluster(node: NodeDep, request: Request) -> dict[str, Any]:
     """Every node, as it sees itself, and what this one makes of it."""
     peers: Peers = request.app.state.peers
-    others = {node_id: peer.url for node_id, peer in node.config.peers.items() if node_id != node.config.node_id}
+    others = {node_id: url for node_id, url in node.urls().items() if node_id != node.config.node_id}
     answers = await asyncio.gather(*(peers.self_status(url) for url in others.values()))
     mine = _self_status(node, counters=request.app.state.counters)
     nodes = [mine | {"reachable": True}]

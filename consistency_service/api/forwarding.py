@@ -31,6 +31,7 @@ DEPOSED_S: Final = 0.5
 CATCH_UP_S: Final = 1.0
 FORWARDED_HEADER: Final = "X-CCS-Forwarded"
 _LOCAL_PATHS: Final = ("/v1/artifacts", "/v1/cluster", "/v1/edges", "/v1/events", "/v1/snapshot")
+_LEADERS_PATHS: Final = ("/v1/cluster/members", "/v1/cluster/transfer")
 _CHANGES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _PASSED_ON: Final = frozenset({b"accept", b"content-type", b"idempotency-key", b"if-match", b"x-ccs-author"})
 _GIVEN_BACK: Final = frozenset({"allow", "content-type", "etag", "location", "retry-after"})
@@ -47,7 +48,8 @@ class Forwarding:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
-        if scope["type"] != "http" or not path.startswith("/v1/") or path.startswith(_LOCAL_PATHS):
+        local = path.startswith(_LOCAL_PATHS) and not path.startswith(_LEADERS_PATHS)
+        if scope["type"] != "http" or not path.startswith("/v1/") or local:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)

@@ -44,11 +44,13 @@ KINDS: Final[dict[str, Kind]] = {
     "too_large": Kind(413, "Too large", "the body is larger than the limit of {limit_bytes} bytes"),
     "range_not_satisfiable": Kind(416, "No such range", "the artifact has {size_bytes} bytes"),
     "invalid": Kind(422, "Not a valid request", "{field} is not valid"),
+    "invalid_member": Kind(422, "Not a member's address", "a member has a node id, host:port for raft and a URL"),
     "request_id_reused": Kind(422, "Idempotency key reused", "this Idempotency-Key was used for another request; use a new one"),
     "digest_mismatch": Kind(422, "Digest mismatch", "the bytes that arrived have the digest {digest}; nothing was stored"),
     # What is not there
     "unknown_model": Kind(404, "Unknown model", "there is no model {model}"),
     "unknown_version": Kind(404, "Unknown version", "model {model} has no version {version}"),
+    "unknown_member": Kind(404, "Unknown member", "the cluster has no such member"),
     "unknown_artifact": Kind(404, "Unknown artifact", "no artifact is stored under {digest}; upload it first"),
     "events_gone": Kind(410, "Events gone", "events after this position are not kept any more; read the present state, then go on from {position}"),
     # What stands in the way
@@ -61,6 +63,14 @@ KINDS: Final[dict[str, Kind]] = {
     "nothing_before": Kind(409, "Nothing before", "model {model} has no assignment to go back to"),
     "limit_reached": Kind(409, "Limit reached", "there are {value} {limit} already, which is the limit; delete some"),
     "bootstrapped_already": Kind(409, "Bootstrapped already", "the region has a history already, epoch {epoch}"),
+    "member_exists": Kind(409, "Member exists", "there is such a member, or one at that address, already"),
+    "member_removed": Kind(409, "Member was removed", "the id belonged to a node that was removed; give the node another, and an empty directory"),
+    "too_many_members": Kind(409, "Too many members", "remove a member first"),
+    "last_voter": Kind(409, "Last voter", "the only member with a vote cannot leave or hand over"),
+    "quorum_at_risk": Kind(409, "Quorum at risk", "the voters that can be heard would be no majority any more; start the others first"),
+    "change_pending": Kind(409, "Change pending", "another change of members is not settled yet; ask again"),
+    "catching_up": Kind(409, "Catching up", "the node is listed without a vote and has not caught up yet; see that it runs, and ask again"),
+    "fixed_membership": Kind(409, "Fixed membership", "a region on a log in memory has one node"),
     "nothing_pending": Kind(409, "Nothing pending", "there is no pending activation {activation}"),
     "own_activation": Kind(409, "Own activation", "activation {activation} is settled by its own authority"),
     "assumption_replaced": Kind(409, "Authority moved on", "the authority is assumption {assumption} by now"),
@@ -146,6 +156,8 @@ def problem_of(error: Exception) -> Problem | None:
             return error.problem
         case e.RefusedError():
             return Problem(code=error.code, fields=error.detail)
+        case e.MembershipRefusedError():
+            return Problem(code=error.code, detail=str(error))
         case e.UnknownModelError():
             return Problem(code="unknown_model", fields={"model": error.model})
         case e.NotLeaderError() | e.NotAuthorityError():

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from consistency_service import __version__
-from consistency_service.cli import certs, chaos, model_views, models, region, testbed
+from consistency_service.cli import certs, chaos, cluster, model_views, models, region, testbed
 from consistency_service.cli.session import (
     AuthorOption,
     JsonOption,
@@ -88,7 +88,7 @@ command(
     examples=("ccs rollback text-detector", "ccs rollback text-detector --if-generation 7"),
 )(models.rollback)
 command(app, "edges", panel=_LOOK, examples=("ccs edges", "ccs edges --site dock-3 --json"))(region.edges)
-app.add_typer(region.cluster_app, name="cluster", rich_help_panel=_LOOK)
+app.add_typer(cluster.app, name="cluster", rich_help_panel=_LOOK)
 command(
     app,
     "events",

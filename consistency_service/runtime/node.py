@@ -13,7 +13,13 @@ from consistency_service.config import ServiceConfig
 from consistency_service.core.authority import Authority
 from consistency_service.core.commands import AnyCommand, Bootstrap
 from consistency_service.core.outcomes import Outcome
-from consistency_service.errors import NotLeaderError, NotStrongError, RefusedError, UnknownOutcomeError
+from consistency_service.errors import (
+    MembershipRefusedError,
+    NotLeaderError,
+    NotStrongError,
+    RefusedError,
+    UnknownOutcomeError,
+)
 from consistency_service.runtime.activations import Activations
 from consistency_service.runtime.answers import Answers
 from consistency_service.runtime.authority import AuthorityDriver
@@ -21,7 +27,16 @@ from consistency_service.runtime.clock_guard import ClockGuard
 from consistency_service.runtime.fleet import FleetDriver
 from consistency_service.runtime.garbage import Garbage
 from consistency_service.runtime.metadata import Metadata
-from consistency_service.runtime.ports import ArtifactStore, Clock, EventBus, MetadataLog
+from consistency_service.runtime.ports import (
+    ArtifactStore,
+    Clock,
+    EventBus,
+    MembershipChange,
+    MembershipRefused,
+    MetadataLog,
+    NotLeader,
+    Unknown,
+)
 from consistency_service.runtime.reads import Reads
 from consistency_service.runtime.relay import Relay
 from consistency_service.runtime.snapshots import Snapshots
@@ -33,6 +48,8 @@ from edge_client.protocol.subjects import Subjects
 _log = logging.getLogger(__name__)
 MS: Final = 1_000_000
 BOOTSTRAP_RETRY_S: Final = 0.2
+MEMBERSHIP_TIMEOUT_MS: Final = 60_000
+"""A newcomer that has not caught up by then goes on, and asking again goes on waiting."""
 
 PeerStatus = Callable[[str], Awaitable[dict[str, Any] | None]]
 """Asks the peer at a base URL for its `self_status`; None when it does not answer in time."""
@@ -145,9 +162,48 @@ class Node:
     def leader_url(self) -> str | None:
         """Where the leader's REST is, if another node leads; None if this one does or none is known."""
         leader_id = self.metadata.log.status().leader_id
-        if leader_id is None or leader_id == self.config.node_id or leader_id not in self.config.peers:
+        if leader_id is None or leader_id == self.config.node_id:
             return None
-        return self.config.peers[leader_id].url
+        return self.urls().get(leader_id)
+
+    def urls(self) -> dict[str, str]:
+        """Where the REST of every member of the cluster is, this node's too.
+
+        Who is a member the log says; where the settings have an address as well, it is newer. As long as the log does not
+        know, its members are those of the settings.
+        """
+        named = {node_id: peer.url for node_id, peer in self.config.peers.items()}
+        listed = {member.node_id: member.url for member in self.metadata.log.status().members}
+        urls = {node_id: named.get(node_id) or url for node_id, url in listed.items()} or named
+        return {self.config.node_id: named[self.config.node_id]} | {
+            node_id: url for node_id, url in urls.items() if url
+        }
+
+    async def change_membership(self, change: MembershipChange) -> None:
+        """Raises `NotLeaderError`, `UnknownOutcomeError`, `MembershipRefusedError`."""
+        match await self.metadata.log.change_membership(change, timeout_ms=MEMBERSHIP_TIMEOUT_MS):
+            case NotLeader(leader_id=leader_id):
+                raise NotLeaderError(leader_id=leader_id)
+            case Unknown(reason=reason):
+                raise UnknownOutcomeError(reason)
+            case MembershipRefused(code=code, reason=reason):
+                raise MembershipRefusedError(code=code, reason=reason)
+
+    def transfer(self, heir: str | None) -> str:
+        """The node that was told to lead. Raises `NotLeaderError`, `MembershipRefusedError`."""
+        status = self.metadata.log.status()
+        if not status.leading:
+            raise NotLeaderError(leader_id=status.leader_id)
+        if heir == self.config.node_id:
+            return heir
+        if heir is not None and heir not in status.voters:
+            raise MembershipRefusedError(code="unknown_member", reason=f"there is no voter {heir}")
+        if len(status.voters) == 1:
+            raise MembershipRefusedError(code="last_voter", reason="there is no other voter")
+        named = self.metadata.log.transfer(heir)
+        if named is None:
+            raise MembershipRefusedError(code="quorum_at_risk", reason="no other voter can be heard")
+        return named
 
     def resign(self) -> None:
         """Let another node lead, before this one leaves."""
@@ -177,6 +233,11 @@ class Node:
             "commit_index": status.commit_index,
             "applied_index": status.applied_index,
             "voters": list(status.voters),
+            "members": [
+                {"node_id": member.node_id, "raft": member.raft, "url": member.url, "votes": member.votes}
+                for member in status.members
+            ],
+            "storage_fault": status.storage_fault,
             "epoch": state.epoch,
             "revision": state.revision,
             "terms": {
@@ -231,7 +292,7 @@ class Node:
 
     async def _peers_bus_works(self) -> bool:
         """True when another voter says that it is connected to the bus."""
-        urls = [peer.url for node_id, peer in self.config.peers.items() if node_id != self.config.node_id]
+        urls = [url for node_id, url in self.urls().items() if node_id != self.config.node_id]
         answers = await asyncio.gather(*(self._peer_status(url) for url in urls))
         return any(answer is not None and answer.get("bus_connected") is True for answer in answers)
 

@@ -79,6 +79,50 @@ ProposalOutcome = Committed | NotLeader | Unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """Who belongs to the cluster, and where it is."""
+
+    node_id: str
+    raft: str
+    """`host:port` of its raft listener."""
+    url: str
+    """Base URL of its REST API; empty if the log does not know."""
+    votes: bool
+    """False: it is catching up, and is not counted yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddMember:
+    """Afterwards the node has a vote. It must be running, and have been started to join."""
+
+    node_id: str
+    raft: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveMember:
+    """Afterwards the node has no vote and hears nothing; its id stays taken."""
+
+    node_id: str
+
+
+MembershipChange = AddMember | RemoveMember
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MembershipRefused:
+    """Nothing was changed, or no more than a first step that a repetition finds done."""
+
+    code: str
+    reason: str
+    """For people."""
+
+
+MembershipOutcome = Committed | NotLeader | Unknown | MembershipRefused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogStatus:
     """What this node believes. Believing to lead is a routing hint, never grounds for an answer."""
 
@@ -94,6 +138,8 @@ class LogStatus:
     voters: tuple[str, ...]
     storage_fault: str | None = None
     """What keeps this node's disk from its part, for people; None: nothing."""
+    members: tuple[Member, ...] = ()
+    """Voters and those who are to become one, as the log of this node says. Empty: it does not say."""
 
 
 class MetadataLog(Protocol):
@@ -118,6 +164,20 @@ class MetadataLog(Protocol):
         ...
 
     def status(self) -> LogStatus: ...
+
+    async def change_membership(self, change: MembershipChange, *, timeout_ms: int) -> MembershipOutcome:
+        """`Committed` when everything that `change` promises is true. Repeating it is harmless, and goes on where it stopped.
+
+        On the leader only; a leader that is asked to remove itself hands over instead and answers `NotLeader`. One change
+        at a time. Refuses with `change_pending`, `invalid_member`, `member_exists`, `member_removed`, `unknown_member`,
+        `too_many_members`, `last_voter`, `catching_up` when a newcomer takes too long, or, when the voters that can be heard
+        would be no majority, `quorum_at_risk`.
+        """
+        ...
+
+    def transfer(self, heir: str | None) -> str | None:
+        """If leading: as `resign`, in favour of `heir`; returns whom, None if nobody. Raises `ValueError` if it has no vote."""
+        ...
 
     def resign(self) -> None:
         """If leading: step down in favour of another, and do not stand for election for about two seconds."""

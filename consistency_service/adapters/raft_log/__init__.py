@@ -5,5 +5,6 @@ Nobody outside this package imports anything but these names; nobody but `librar
 
 from consistency_service.adapters.raft_log.config import RaftLogConfig, RaftTls
 from consistency_service.adapters.raft_log.log import RaftLog
+from consistency_service.adapters.raft_log.recovery import Finding, Recovery, recover
 
-__all__ = ["RaftLog", "RaftLogConfig", "RaftTls"]
+__all__ = ["Finding", "RaftLog", "RaftLogConfig", "RaftTls", "Recovery", "recover"]

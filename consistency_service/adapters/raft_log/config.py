@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -57,10 +57,22 @@ class RaftLogConfig:
     """`host:port` to bind, and nothing but that host."""
 
     peers: Mapping[str, str]
-    """Every voter by its node id, this one included, with the `host:port` at which the others reach it."""
+    """Nodes by their id, this one included, with the `host:port` at which the others reach it.
+
+    On an empty `data_dir` these are the founders of the cluster, all with a vote. Afterwards the log says who is a member,
+    and these are addresses at which members may be found.
+    """
 
     data_dir: Path
     """Belongs to this node alone. Losing it means losing a vote: give the node a new id rather than an empty directory."""
+
+    urls: Mapping[str, str] = field(default_factory=dict)
+    """Base URLs of founders, kept in the log for whoever asks where a member is."""
+
+    join: bool = False
+    """An empty `data_dir` founds nothing: the node waits until a cluster that has it as a member speaks to it, and has no
+    vote before it holds all that cluster's log. Has no effect on a `data_dir` that is not empty.
+    """
 
     cluster_id: str = "ccs"
     """Nodes of another cluster are refused."""
@@ -125,8 +137,6 @@ class RaftLogConfig:
     def __post_init__(self) -> None:
         if self.node_id not in self.peers:
             raise ConfigError(f"peers must name this node, {self.node_id!r}")
-        if len(self.peers) % 2 == 0:
-            raise ConfigError(f"an odd number of voters is needed, not {len(self.peers)}")
         for address in (self.listen, *self.peers.values()):
             split_address(address)
         if not all(0 < len(name) <= 64 for name in (self.cluster_id, *self.peers)):

@@ -35,7 +35,8 @@ class Elections:
         random: Random,
         now_ns: int,
     ) -> None:
-        self._majority = majority
+        self.majority = majority
+        """Of the voters, with ourselves."""
         self._timeout_min_ns = timeout_min_ns
         self._timeout_max_ns = timeout_max_ns
         self._grace_ns = grace_ns
@@ -101,7 +102,7 @@ class Elections:
 
     def should_stand(self) -> bool:
         """A majority is willing, ourselves among it. The trial is over when this says so."""
-        if self._trial_stamp is None or len(self._willing) + 1 < self._majority:
+        if self._trial_stamp is None or len(self._willing) + 1 < self.majority:
             return False
         self._trial_stamp = None
         return True

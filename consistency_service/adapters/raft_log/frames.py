@@ -16,6 +16,9 @@ NO_OP: Final = b"\x01"
 OPCODE: Final = 0xC5
 FORMAT: Final = 1
 KIND_COMMAND: Final = 1
+KIND_MEMBERS: Final = 2
+"""The payload is a table of members: see `membership`."""
+MEMBERS_PREFIX: Final = bytes([OPCODE, FORMAT, KIND_MEMBERS])
 HEADER: Final = struct.Struct(">BBBQQ")
 
 
@@ -39,6 +42,6 @@ def decode(entry: bytes) -> Frame | None:
     if len(entry) < HEADER.size:
         raise ValueError(f"log entry of {len(entry)} bytes is no frame")
     opcode, version, kind, life, number = HEADER.unpack_from(entry)
-    if (opcode, version) != (OPCODE, FORMAT) or kind != KIND_COMMAND:
+    if (opcode, version) != (OPCODE, FORMAT) or kind not in {KIND_COMMAND, KIND_MEMBERS}:
         raise ValueError(f"log entry has opcode {opcode:#x} format {version} kind {kind}; a newer release wrote it")
     return Frame(kind=kind, life=life, number=number, payload=entry[HEADER.size :])

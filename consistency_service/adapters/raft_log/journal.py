@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, overload
 
-from consistency_service.adapters.raft_log import disk, records
+from consistency_service.adapters.raft_log import disk, frames, records
 from consistency_service.adapters.raft_log.disk import Files, OpenFile
 from consistency_service.adapters.raft_log.records import Entry
 from consistency_service.adapters.raft_log.vote import VoteFile
@@ -40,6 +40,8 @@ class Journal:
         self._durable_count = 0
         self._flight: tuple[Job, int, int] | None = None
         self._dirty = False
+        self.members_entries: list[tuple[int, bytes]] = []
+        """Those of the entries held that are tables of members, with their index."""
         self.repaired_bytes = 0
         self.rewrite_failure_count = 0
         self.full = False
@@ -64,6 +66,8 @@ class Journal:
         entry = (command, idx, term)
         self._offsets.append(self._end)
         self._entries.append(entry)
+        if command.startswith(frames.MEMBERS_PREFIX):
+            self.members_entries.append((idx, command))
 
     @overload
     def __getitem__(self, place: int) -> Entry: ...
@@ -80,7 +84,8 @@ class Journal:
         if entryFrom >= len(self._entries):
             return
         self._settle()
-        cut = self._offsets[entryFrom]
+        cut, first_cut = self._offsets[entryFrom], self._entries[entryFrom][1]
+        self.members_entries = [held for held in self.members_entries if held[0] < first_cut]
         del self._entries[entryFrom:]
         del self._offsets[entryFrom:]
         if cut < self._durable_end or self._dirty:
@@ -251,7 +256,7 @@ class Journal:
 
     def _take(self, entries: list[Entry]) -> None:
         """The file holds these and nothing else."""
-        self._entries, self._offsets = [], []
+        self._entries, self._offsets, self.members_entries = [], [], []
         for command, index, term in entries:
             self.add(command, index, term)
         self._durable_count, self._durable_end = len(self._entries), self._end

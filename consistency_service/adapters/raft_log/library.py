@@ -1,5 +1,5 @@
 # ruff: noqa: N802, N803 -- the names are the library's
-"""The only module that knows pysyncobj, and everything of it that is not public.
+"""The only module that knows what of pysyncobj is not public.
 
 What is left to the library: terms, votes, who is candidate and leader, when a leader that hears nobody falls back, when
 to speak and to compact. What is replaced, because stock it loses or invents acknowledged writes: its journal, snapshots
@@ -19,17 +19,25 @@ from random import Random
 from typing import Any, Final
 
 import pysyncobj.syncobj
-from pysyncobj import SyncObj, SyncObjConf
-from pysyncobj.config import SERIALIZER_STATE
+from pysyncobj import SyncObj
 from pysyncobj.node import Node
-from pysyncobj.transport import Transport
 
-from consistency_service.adapters.raft_log import wire
+from consistency_service.adapters.raft_log import frames, membership, wire
 from consistency_service.adapters.raft_log.config import RaftLogConfig
 from consistency_service.adapters.raft_log.frames import NO_OP
 from consistency_service.adapters.raft_log.journal import REMEDY, Journal
+from consistency_service.adapters.raft_log.library_parts import (
+    Compaction,
+    Link,
+    NoPoller,
+    monotonic_ns,
+    monotonic_s,
+    settings,
+)
+from consistency_service.adapters.raft_log.membership import Members
 from consistency_service.adapters.raft_log.records import Entry
-from consistency_service.adapters.raft_log.snapshots import FORMAT, Snapshot, SnapshotStore, entries_beside
+from consistency_service.adapters.raft_log.roster import Roster
+from consistency_service.adapters.raft_log.snapshots import Snapshot, SnapshotStore, entries_beside
 from consistency_service.adapters.raft_log.voter import Voter
 from consistency_service.errors import ConfigError, LogStorageError
 
@@ -39,6 +47,7 @@ SYNCOBJ_SHA256: Final = "e8bdf06797085d734df86e24ab4802fe87893dff77268565ec036f7
 # fmt: off
 PRIVATE_NAMES: Final = (
     "_SyncObj__connectedNodes", "_SyncObj__lastResponseTime", "_SyncObj__newAppendEntriesTime", "_SyncObj__noopIDx",
+    "_SyncObj__otherNodes", "_SyncObj__raftMatchIndex",
     "_SyncObj__raftCommitIndex", "_SyncObj__raftCurrentTerm", "_SyncObj__raftElectionDeadline",
     "_SyncObj__raftLastApplied", "_SyncObj__raftLeader", "_SyncObj__raftLog", "_SyncObj__raftState",
     "_SyncObj__serializer", "_SyncObj__votedForNodeId", "_poller", "_SyncObj__onMessageReceived",
@@ -56,9 +65,6 @@ FOLLOWER, LEADER = 0, 2
 APPLY_ENTRIES_MAX: Final = 512
 """Applied in one tick, so that a long replay does not silence the node."""
 
-COMPACTION_RETRY_S: Final = 5.0
-"""A snapshot that could not be written, for lack of room say, is tried again after this long."""
-
 
 def verify_library() -> None:
     """The installed library is the one whose private names are used here. Raises `ConfigError` otherwise."""
@@ -69,63 +75,6 @@ def verify_library() -> None:
             f"pysyncobj's syncobj.py has sha256 {found}, not {SYNCOBJ_SHA256}: this node overrides private names of "
             "release 0.3.17 and would corrupt its log on another; install pysyncobj==0.3.17"
         )
-
-
-def monotonic_s() -> float:
-    """The clock that the library's deadlines are made of."""
-    return float(pysyncobj.syncobj.monotonicTime())
-
-
-def monotonic_ns() -> int:
-    return int(monotonic_s() * 1e9)
-
-
-class _Link(Transport):  # type: ignore[misc]
-    """What the library calls when it wants to speak: of all its messages only those of an election are left."""
-
-    def __init__(self, voter: Voter) -> None:
-        super().__init__(None, None, [])
-        self._voter = voter
-
-    def send(self, node: Any, message: dict[str, Any]) -> bool:
-        match message["type"]:
-            case "request_vote":
-                return self._voter.ask_for_vote(str(node.id))
-            case "response_vote":
-                return self._voter.grant_vote(str(node.id), term=message["term"])
-        raise AssertionError(f"the library sent {message['type']!r}")
-
-
-class _NoPoller:
-    """Sockets belong to the event loop."""
-
-    def poll(self, timeout: float) -> None:
-        assert timeout == 0.0
-
-
-class _Compaction:
-    """The library's serializer, as far as it is still asked."""
-
-    def __init__(self, store: SnapshotStore, *, state: Callable[[], bytes]) -> None:
-        self._store = store
-        self._state = state
-        self._first_kept = 0
-        self._retry_at_s = 0.0
-
-    def checkSerializing(self) -> tuple[int, int]:
-        match self._store.finish_nowait():
-            case True:
-                return SERIALIZER_STATE.SUCCESS, self._first_kept
-            case False:
-                self._retry_at_s = monotonic_s() + COMPACTION_RETRY_S
-                return SERIALIZER_STATE.FAILED, self._first_kept
-        busy = self._store.writing or monotonic_s() < self._retry_at_s
-        return SERIALIZER_STATE.SERIALIZING if busy else SERIALIZER_STATE.NOT_SERIALIZING, self._first_kept
-
-    def serialize(self, data: tuple[Any, Entry, Entry, Any], identity: int) -> None:
-        _, last, previous, _ = data
-        self._first_kept = identity
-        self._store.write_nowait(Snapshot(format=FORMAT, previous=previous, last=last, state=self._state()))
 
 
 class Replica(SyncObj):  # type: ignore[misc]
@@ -150,6 +99,7 @@ class Replica(SyncObj):  # type: ignore[misc]
         restore: Callable[[bytes, int], None],
         take_proposals: Callable[[bool], list[bytes]],
         read_resolved: Callable[[int, int | None], None],
+        members_changed: Callable[[Members], None],
         random: Random,
     ) -> None:
         verify_library()
@@ -161,7 +111,11 @@ class Replica(SyncObj):  # type: ignore[misc]
         self._take_proposals = take_proposals
         self._stamp = 0
         self._committed = 1  # the first entry is the same in every journal
-        self._nodes = {node_id: Node(node_id) for node_id in sorted(config.peers)}
+        self._nodes: dict[str, Node] = {}
+        self._members_changed = members_changed
+        founders = membership.NOBODY if config.join or journal.rejoining else membership.founders(config)
+        self.roster = Roster(journal, founders=founders)
+        self._in_force: Members | None = None
         self.voter = Voter(
             self,
             config=config,
@@ -173,12 +127,17 @@ class Replica(SyncObj):  # type: ignore[misc]
             random=random,
             now_ns=monotonic_ns(),
         )
-        others = [node for node_id, node in self._nodes.items() if node_id != config.node_id]
-        self._link = _Link(self.voter)
-        super().__init__(self._nodes[config.node_id], others, conf=_settings(config), transport=self._link)
-        self._poller = _NoPoller()
-        self._SyncObj__serializer = _Compaction(snapshots, state=state)
+        self._link = Link(self.voter)
+        super().__init__(self._node(config.node_id), [], conf=settings(config), transport=self._link)
+        self._poller = NoPoller()
+        self._SyncObj__serializer = Compaction(snapshots, roster=self.roster, state=state)
         self._recover()
+        if self.roster.founding and founders.table and len(founders.voters) % 2 == 0:
+            raise ConfigError(
+                f"an odd number of voters founds a cluster, not {len(founders.voters)}; a node that others will add has "
+                "join = true"
+            )
+        self._look_at_members()
 
     # What the log asks.
 
@@ -220,14 +179,32 @@ class Replica(SyncObj):  # type: ignore[misc]
         self.voter.after_tick(now_ns=monotonic_ns())
 
     def connected(self, node_id: str) -> None:
-        self._link._onNodeConnected(self._nodes[node_id])
+        self._link._onNodeConnected(self._node(node_id))
 
     def disconnected(self, node_id: str) -> None:
-        self._link._onNodeDisconnected(self._nodes[node_id])
+        self._link._onNodeDisconnected(self._node(node_id))
 
     def receive(self, node_id: str, message: wire.Peer) -> None:
         """The message has been acted upon, and answered if it asks for an answer."""
         self.voter.receive(node_id, message, now_ns=monotonic_ns())
+        self._look_at_members()
+
+    @property
+    def members_pending(self) -> bool:
+        """The table of members in force is not known to be committed."""
+        return self.roster.index > self.commit_index
+
+    def append_members(self, command: bytes) -> None:
+        """As a leader: the table is in force, and on its way to those whom it names.
+
+        Whoever calls has seen that the one before is committed and, `settled`, that an entry of this term is: otherwise
+        two leaders could go by tables of which the majorities share nobody.
+        """
+        assert self.leading
+        self._journal.add(command, self._journal[-1][1] + 1, self.term)
+        self._look_at_members()
+        self.speak()
+        self.voter.begin_sync()
 
     def close_files(self) -> None:
         self.voter.replication.forget_transfers()
@@ -248,7 +225,7 @@ class Replica(SyncObj):  # type: ignore[misc]
         if term > self.term:
             self._SyncObj__setCurrentTerm(term, None)
         self._SyncObj__setState(FOLLOWER)
-        self._SyncObj__raftLeader = self._nodes[leader_id]
+        self._SyncObj__raftLeader = self._node(leader_id)
         self.voter.elections.leader_heard(now_ns=monotonic_ns())
 
     def fall_back(self, *, term: int) -> None:
@@ -269,10 +246,10 @@ class Replica(SyncObj):  # type: ignore[misc]
             "last_log_index": message.last_index,
             "last_log_term": message.last_term,
         }
-        self._SyncObj__onMessageReceived(self._nodes[node_id], library_message)
+        self._SyncObj__onMessageReceived(self._node(node_id), library_message)
 
     def vote_granted(self, node_id: str, *, term: int) -> None:
-        self._SyncObj__onMessageReceived(self._nodes[node_id], {"type": "response_vote", "term": term})
+        self._SyncObj__onMessageReceived(self._node(node_id), {"type": "response_vote", "term": term})
 
     def install(self, snapshot: Snapshot) -> bool:
         kept = entries_beside(snapshot, journal=self._journal)
@@ -285,8 +262,9 @@ class Replica(SyncObj):  # type: ignore[misc]
         return True
 
     def heard(self, node_id: str, *, stamp: int) -> None:
-        times, node = self._SyncObj__lastResponseTime, self._nodes[node_id]
-        times[node] = max(times[node], stamp / 1e9)
+        times, node = self._SyncObj__lastResponseTime, self._node(node_id)
+        if node in times:
+            times[node] = max(times[node], stamp / 1e9)
 
     def give_grace(self, *, grace_ns: int) -> None:
         """As a leader that did not listen for a while, fall back no earlier than after `grace_ns`."""
@@ -302,6 +280,23 @@ class Replica(SyncObj):  # type: ignore[misc]
         self._SyncObj__sendAppendEntries()
 
     # Inside.
+
+    def _node(self, node_id: str) -> Node:
+        return self._nodes.setdefault(node_id, Node(node_id))
+
+    def _look_at_members(self) -> None:
+        """Everybody concerned goes by the newest table of the journal."""
+        members = self.roster.members
+        if members == self._in_force:
+            return
+        self._in_force = members
+        others = {self._node(node_id) for node_id in members.voters if node_id != self._config.node_id}
+        self._SyncObj__otherNodes = others
+        for node in others:
+            self._SyncObj__raftMatchIndex.setdefault(node, 0)
+            self._SyncObj__lastResponseTime.setdefault(node, monotonic_s())
+        self.voter.members_changed(members)
+        self._members_changed(members)
 
     def _recover(self) -> None:
         journal, snapshot = self._journal, self._snapshots.read()
@@ -324,6 +319,7 @@ class Replica(SyncObj):  # type: ignore[misc]
 
     def _restore_from(self, snapshot: Snapshot) -> None:
         self._restore(snapshot.state, snapshot.last[1])
+        self.roster.rebase(snapshot.members)
         self._SyncObj__raftLastApplied = snapshot.last[1]
         self.commit_through(snapshot.last[1])
 
@@ -360,6 +356,11 @@ class Replica(SyncObj):  # type: ignore[misc]
         self.voter.begin_sync()
 
     def _SyncObj__sendAppendEntries(self) -> None:
+        """The first leader of all puts its table of members behind its first entry, before any command."""
+        if self.roster.founding:
+            payload = membership.encode(self.roster.members)
+            frame = frames.Frame(kind=frames.KIND_MEMBERS, life=0, number=0, payload=payload)
+            self._journal.add(frames.encode(frame), self._journal[-1][1] + 1, self.term)
         self._SyncObj__newAppendEntriesTime = monotonic_s() + self._config.heartbeat_ms / 1_000
         for node in sorted(self._SyncObj__connectedNodes, key=_node_id):
             self.voter.replication.send_to(str(node.id))
@@ -379,22 +380,3 @@ class Replica(SyncObj):  # type: ignore[misc]
 
 def _node_id(node: Any) -> str:
     return str(node.id)
-
-
-def _settings(config: RaftLogConfig) -> Any:
-    return SyncObjConf(
-        autoTick=False,
-        appendEntriesUseBatch=True,
-        appendEntriesPeriod=config.heartbeat_ms / 1_000,
-        appendEntriesBatchSizeBytes=config.batch_bytes_max,
-        raftMinTimeout=config.election_timeout_min_ms / 1_000,
-        raftMaxTimeout=config.election_timeout_max_ms / 1_000,
-        leaderFallbackTimeout=config.election_timeout_max_ms / 1_000,
-        connectionTimeout=config.connection_timeout_ms / 1_000,
-        connectionRetryTime=config.connection_retry_ms / 1_000,
-        commandsWaitLeader=False,
-        dynamicMembershipChange=False,
-        logCompactionMinEntries=config.compaction_min_entries,
-        useFork=False,
-        bindAddress=config.listen,
-    )

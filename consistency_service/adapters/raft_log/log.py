@@ -10,10 +10,7 @@ longer certain and the process ends.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import logging
-import os
 import secrets
 from collections import deque
 from collections.abc import Callable
@@ -21,34 +18,36 @@ from functools import partial
 from random import Random
 from typing import IO, Final
 
-from consistency_service.adapters.raft_log import frames, wire
+from consistency_service.adapters.raft_log import frames, membership, recovery, wire
+from consistency_service.adapters.raft_log.changes import Changes
 from consistency_service.adapters.raft_log.config import RaftLogConfig
 from consistency_service.adapters.raft_log.disk import SystemFiles
 from consistency_service.adapters.raft_log.journal import Journal
-from consistency_service.adapters.raft_log.library import Replica, monotonic_ns, verify_library
+from consistency_service.adapters.raft_log.library import Replica, verify_library
+from consistency_service.adapters.raft_log.library_parts import monotonic_ns
+from consistency_service.adapters.raft_log.membership import Members
+from consistency_service.adapters.raft_log.process import end_process, take_directory, wake
 from consistency_service.adapters.raft_log.records import Entry
 from consistency_service.adapters.raft_log.snapshots import SnapshotStore
 from consistency_service.adapters.raft_log.transport import PeerTransport
 from consistency_service.adapters.raft_log.worker import ThreadWorker
 from consistency_service.core.outcomes import Outcome
 from consistency_service.errors import LogStorageError, SnapshotError
-from consistency_service.runtime.ports import Committed, LogStatus, NotLeader, ProposalOutcome, StateMachine, Unknown
+from consistency_service.runtime.ports import (
+    Committed,
+    LogStatus,
+    MembershipChange,
+    MembershipOutcome,
+    NotLeader,
+    ProposalOutcome,
+    StateMachine,
+    Unknown,
+)
 
 logger = logging.getLogger(__name__)
 
-EXIT_CODE_FATAL: Final = 70
-
-
-def end_process(reason: str) -> None:
-    """The process is gone, at once and without cleaning up: what was in memory can no longer be trusted."""
-    logger.critical("log_failed", extra={"reason": reason})
-    os._exit(EXIT_CODE_FATAL)
-
-
-def _wake(loop: asyncio.AbstractEventLoop, *, ring: Callable[[], None]) -> None:
-    """Called by writer threads; a loop that is closed needs no waking."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(ring)
+MEMBERS_TIMEOUT_MS: Final = 10_000
+"""A table of members that nobody confirms for so long is *unknown* to whoever asked for it."""
 
 
 Waiter = asyncio.Future[ProposalOutcome]
@@ -62,6 +61,12 @@ class RaftLog:
         verify_library()
         self._config = config
         self._on_fatal = on_fatal
+        self._changes = Changes(
+            config,
+            replica=lambda: self._replica if self._running else None,
+            append=self._append_members,
+            hand_over=lambda: self.transfer(None),
+        )
         self._life = int.from_bytes(secrets.token_bytes(8), "big")
         self._number = 0
         self._queue: deque[tuple[int, bytes]] = deque()
@@ -87,7 +92,7 @@ class RaftLog:
         """Also raises `LogStorageError` when the address or the directory is taken."""
         self._loop = asyncio.get_running_loop()
         self._machine = machine
-        self._lock = self._take_directory()
+        self._lock = take_directory(self._config.data_dir)
         self._transport = PeerTransport(
             self._config,
             on_connected=self._on_connected,
@@ -153,8 +158,12 @@ class RaftLog:
         reads.begin(number)
         return await self._answer(number, waiters=self._readers, timeout_ms=timeout_ms)
 
+    async def change_membership(self, change: MembershipChange, *, timeout_ms: int) -> MembershipOutcome:
+        return await self._changes.make(change, timeout_ms=timeout_ms)
+
     def status(self) -> LogStatus:
         replica = self._replica
+        members = membership.founders(self._config) if replica is None else replica.roster.members
         believing = replica if self._running else None
         return LogStatus(
             node_id=self._config.node_id,
@@ -164,7 +173,8 @@ class RaftLog:
             term=0 if replica is None else replica.term,
             commit_index=0 if replica is None else replica.commit_index,
             applied_index=0 if replica is None else replica.applied_index,
-            voters=tuple(sorted(self._config.peers)),
+            voters=members.voters,
+            members=membership.shown(members),
             storage_fault=None if replica is None else replica.voter.storage_fault(now_ns=monotonic_ns()),
         )
 
@@ -178,8 +188,9 @@ class RaftLog:
         None: this node did not lead, or nobody could be named. Whether the heir wins is for the others to say. Raises
         `ValueError` for an heir that is no other voter.
         """
-        if heir is not None and (heir == self._config.node_id or heir not in self._config.peers):
-            raise ValueError(f"{heir!r} is no other voter of {sorted(self._config.peers)}")
+        voters = self.status().voters
+        if heir is not None and (heir == self._config.node_id or heir not in voters):
+            raise ValueError(f"{heir!r} is no other voter of {', '.join(voters)}")
         named: list[str | None] = []
         replica = self._replica
         if replica is not None:
@@ -215,10 +226,12 @@ class RaftLog:
     def _recover(self, machine: StateMachine, *, transport: PeerTransport) -> Replica:
         assert self._loop is not None
         files = SystemFiles(durable=self._config.durability == "fsync")
-        wake = partial(_wake, self._loop, ring=self._ring)
-        writers = ThreadWorker(name="raft-journal", wake=wake), ThreadWorker(name="raft-snapshot", wake=wake)
+        wake_loop = partial(wake, self._loop, ring=self._ring)
+        writers = ThreadWorker(name="raft-journal", wake=wake_loop), ThreadWorker(name="raft-snapshot", wake=wake_loop)
         self._workers = writers
         data_dir, node_id = self._config.data_dir, self._config.node_id
+        if self._config.join and not any((data_dir / name).exists() for name in recovery.NAMES):
+            recovery.forget(data_dir, node_id=node_id, files=files)
         journal = Journal(data_dir, node_id=node_id, files=files, worker=writers[0])
         if journal.repaired_bytes > 0:
             logger.warning("raft_journal_tail_cut", extra={"size_bytes": journal.repaired_bytes})
@@ -234,11 +247,25 @@ class RaftLog:
                 restore=self._restore,
                 take_proposals=self._take_proposals,
                 read_resolved=self._read_resolved,
+                members_changed=self._members_changed,
                 random=Random(),
             )
         except BaseException:
             journal.close()
             raise
+
+    def _members_changed(self, members: Members) -> None:
+        assert self._transport is not None
+        self._transport.set_peers(membership.peers_of(members, config=self._config))
+
+    async def _append_members(self, members: Members) -> ProposalOutcome:
+        """Called on a leader that may change its members now."""
+        assert self._replica is not None
+        number = self._next_number()
+        payload = membership.encode(members)
+        frame = frames.Frame(kind=frames.KIND_MEMBERS, life=self._life, number=number, payload=payload)
+        self._guarded(partial(self._replica.append_members, frames.encode(frame)))
+        return await self._answer(number, waiters=self._waiters, timeout_ms=MEMBERS_TIMEOUT_MS)
 
     # Proposals.
 
@@ -274,7 +301,9 @@ class RaftLog:
         if frame is None:
             return
         assert self._machine is not None
-        outcome = self._machine.apply(index=index, command=frame.payload)
+        outcome = Outcome()
+        if frame.kind == frames.KIND_COMMAND:
+            outcome = self._machine.apply(index=index, command=frame.payload)
         if frame.life == self._life:
             self._resolve(frame.number, Committed(index=index, outcome=outcome))
 
@@ -369,17 +398,3 @@ class RaftLog:
                 listener(status)
             except Exception:
                 logger.exception("raft_listener_failed")
-
-    def _take_directory(self) -> IO[bytes]:
-        """The directory exists and is ours until closed."""
-        try:
-            self._config.data_dir.mkdir(parents=True, exist_ok=True)
-            lock = (self._config.data_dir / "lock").open("ab")
-        except OSError as error:
-            raise LogStorageError(f"{self._config.data_dir}: {error}") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
-            raise LogStorageError(f"{self._config.data_dir} is used by another process") from error
-        return lock

@@ -81,8 +81,7 @@ class Replication:
         begin_sync: Callable[[], None],
     ) -> None:
         self.refused_count = 0
-        others = tuple(node_id for node_id in sorted(config.peers) if node_id != config.node_id)
-        self.quorum = Quorum(followers=others)
+        self.quorum = Quorum(followers=())
         self._host = host
         self._config = config
         self._journal = journal
@@ -217,12 +216,22 @@ class Replication:
         self.forget_transfers()
         self.quorum.begin()
         self._rewound_at.clear()
-        self._next = dict.fromkeys(self.quorum.followers, self._journal[-1][1] + 1)
+        self._next = dict.fromkeys(self.quorum.everybody, self._journal[-1][1] + 1)
+
+    def members_changed(self, followers: tuple[str, ...], learners: tuple[str, ...]) -> None:
+        """Others are sent to and counted from here on; whoever is no member any more, at once not."""
+        self.quorum.change(followers=followers, learners=learners)
+        for former in [node_id for node_id in self._next if node_id not in self.quorum]:
+            self.forget_transfer(former)
+            self._rewound_at.pop(former, None)
+            del self._next[former]
+        for node_id in self.quorum.everybody:
+            self._next.setdefault(node_id, self._journal[-1][1] + 1)
 
     def send_to(self, node_id: str) -> None:
         """Everything the follower lacks is on its way, as far as one message and its backlog allow."""
         host = self._host
-        if self._backlog_bytes(node_id) > self._config.backlog_bytes_max:
+        if node_id not in self.quorum or self._backlog_bytes(node_id) > self._config.backlog_bytes_max:
             return
         transfer, next_index = self._transfers.get(node_id), self._next[node_id]
         if transfer is not None and host.next_stamp() > transfer.sent_at + TRANSFER_STUCK_NS:
@@ -293,8 +302,8 @@ class Replication:
             self.forget_transfer(node_id)
 
     def _counts(self, node_id: str, *, term: int, stamp: int, counts: bool) -> bool:
-        """Whether this is an answer to us as the leader of the present term."""
-        if not self._host.leading or term != self._host.term:
+        """Whether this is an answer of a member to us as the leader of the present term."""
+        if not self._host.leading or term != self._host.term or node_id not in self.quorum:
             return False
         self.quorum.answered(node_id, stamp=stamp, counts=counts)
         if counts:

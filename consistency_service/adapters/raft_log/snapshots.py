@@ -19,6 +19,7 @@ import msgspec
 from consistency_service.adapters.raft_log import disk
 from consistency_service.adapters.raft_log.disk import Files, OpenFile
 from consistency_service.adapters.raft_log.journal import REMEDY, Journal
+from consistency_service.adapters.raft_log.membership import NOBODY, Members
 from consistency_service.adapters.raft_log.records import Entry
 from consistency_service.adapters.raft_log.worker import Job, NoWorker, Worker
 from consistency_service.errors import LogStorageError
@@ -35,6 +36,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     previous: Entry
     last: Entry
     state: bytes
+    members: Members = NOBODY
+    """In force at `last`. Of nobody: written before the log knew its members."""
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from consistency_service.adapters.raft_log.config import RaftLogConfig
 from consistency_service.adapters.raft_log.disk_health import DiskHealth
 from consistency_service.adapters.raft_log.elections import Credentials, Elections
 from consistency_service.adapters.raft_log.journal import Journal
+from consistency_service.adapters.raft_log.membership import Members
 from consistency_service.adapters.raft_log.read_index import ReadIndex
 from consistency_service.adapters.raft_log.replication import Replication
 from consistency_service.adapters.raft_log.snapshots import Snapshot, SnapshotStore
@@ -63,11 +64,9 @@ class Voter:
         self._send = send
         self._read_resolved = read_resolved
         self._votes: tuple[int, list[str]] = (0, [])
-        self._standing = False
-        self._inherited = False
+        self._voting = self._standing = self._inherited = False
         self._now_ns = self._ticked_at_ns = now_ns
-        self._retry_at_ns = 0
-        self._trial_stamp = 0
+        self._retry_at_ns = self._trial_stamp = 0
         self._lead: tuple[int, str | None] = (0, None)
         self._rejoin_asked = False
         self._rejoin_index: int | None = None
@@ -106,8 +105,8 @@ class Voter:
         self._notice_stall(now_ns=now_ns)
         self._watch_disk(now_ns=now_ns)
         library, elections = self._library, self.elections
-        if not library.leading and self._may_stand() and elections.due(now_ns=now_ns):
-            self._ask_around(now_ns=now_ns)
+        if not library.leading and elections.due(now_ns=now_ns):
+            self._miss_leader(now_ns=now_ns)
         if elections.should_stand():
             self._standing = True
         standing, self._standing = self._standing, False
@@ -120,6 +119,12 @@ class Voter:
         self._notice_lead()
         self.reads.step(now_ns=now_ns)
         self._rejoin()
+
+    def members_changed(self, members: Members) -> None:
+        """These are the members from here on, as the newest table of the log says."""
+        self._voting = self._config.node_id in members.voters
+        self.replication.members_changed(*members.beside(self._config.node_id))
+        self.elections.majority = self.quorum.majority
 
     def committed_through(self) -> int:
         """As a leader: the last entry of our term that the disks of a majority hold; 0 if there is none."""
@@ -195,7 +200,14 @@ class Voter:
         return heir
 
     def _may_stand(self) -> bool:
-        return not self._journal.rejoining and not self._journal.full
+        return self._voting and not self._journal.rejoining and not self._journal.full
+
+    def _miss_leader(self, *, now_ns: int) -> None:
+        if self._may_stand():
+            self._ask_around(now_ns=now_ns)
+        elif not self._voting:
+            self._library.step_down()
+            self.elections.wait(now_ns=now_ns)
 
     def _ask_around(self, *, now_ns: int) -> None:
         self._library.step_down()
@@ -228,9 +240,9 @@ class Voter:
         if not message.granted:
             if message.term > library.term:
                 library.fall_back(term=message.term)
-        elif message.trial:
+        elif message.trial and node_id in self.quorum.followers:
             self.elections.willing(node_id, stamp=message.stamp)
-        elif message.term == library.term:
+        elif message.term == library.term and node_id in self.quorum.followers:
             term, voters = self._votes
             voters = voters if term == message.term else []
             if node_id not in voters:
@@ -385,4 +397,4 @@ class Voter:
     def check_invariants(self) -> None:
         self._journal.check_invariants()
         assert self._library.commit_index >= self._library.applied_index
-        assert not (self._library.leading and self._journal.rejoining)
+        assert not (self._library.leading and (self._journal.rejoining or not self._voting))

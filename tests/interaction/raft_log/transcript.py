@@ -14,6 +14,8 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+from consistency_service.adapters.raft_log import frames, membership
+from consistency_service.adapters.raft_log.changes import refusal
 from consistency_service.adapters.raft_log.recovery import forget
 from consistency_service.errors import LogStorageError
 from tests.interaction.raft_log.voters import Voters, described
@@ -229,6 +231,40 @@ def resign(voters: Voters, names: list[str], _: Arguments) -> None:
     voters.tick(names[0])
 
 
+def join(voters: Voters, names: list[str], _: Arguments) -> None:
+    """An empty node that waits to be added."""
+    for name in names:
+        voters.join(name)
+
+
+def tell(voters: Voters, names: list[str], _: Arguments) -> None:
+    """The settings of the first node name the others too, from its next start."""
+    name, *others = names
+    voters.seats[name].settings = voters.founders | dict.fromkeys(others, "127.0.0.1:1")
+
+
+def members(voters: Voters, names: list[str], _: Arguments) -> None:
+    """`members n1 learner|voter|remove n4`: what a leader is told, if nothing refuses it."""
+    name, verb, whom = names
+    replica = voters.seats[name].replica
+    assert replica is not None
+    before = replica.roster.members
+    match verb:
+        case "learner":
+            table = before.with_learner(whom, raft="127.0.0.1:1", url="")
+        case "voter":
+            table = before.with_vote(whom)
+        case _:
+            table = before.without(whom)
+    refused = refusal(table, replica=replica, config=replica._config)
+    if refused is not None:
+        voters.say(f"{name}: refuses, {refused.code}: {refused.reason}")
+        return
+    frame = frames.Frame(kind=frames.KIND_MEMBERS, life=0, number=0, payload=membership.encode(table))
+    replica.append_members(frames.encode(frame))
+    voters.tick(name)
+
+
 def status(voters: Voters, _: list[str], __: Arguments) -> None:
     for name in voters.seats:
         voters.say(voters.described_node(name))
@@ -248,8 +284,10 @@ COMMANDS: dict[str, Callable[[Voters, list[str], Arguments], None]] = {
     "heal": heal,
     "impatient": impatient,
     "isolate": isolate,
+    "join": join,
     "keep": keep,
     "kill": kill,
+    "members": members,
     "nodes": nodes,
     "pass-time": pass_time,
     "power-cut": power_cut,
@@ -264,6 +302,7 @@ COMMANDS: dict[str, Callable[[Voters, list[str], Arguments], None]] = {
     "start": start,
     "status": status,
     "talk": talk,
+    "tell": tell,
     "tick": tick,
     "wake": wake,
 }

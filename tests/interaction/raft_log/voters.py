@@ -18,7 +18,7 @@ from random import Random
 import msgspec
 import pysyncobj.syncobj
 
-from consistency_service.adapters.raft_log import RaftLogConfig, wire
+from consistency_service.adapters.raft_log import RaftLogConfig, frames, membership, recovery, wire
 from consistency_service.adapters.raft_log.frames import NO_OP
 from consistency_service.adapters.raft_log.journal import Journal
 from consistency_service.adapters.raft_log.library import Replica
@@ -71,11 +71,19 @@ class Seat:
     votes: dict[int, str] = field(default_factory=dict)
     stalled: bool = False
     life: int = 0
+    settings: dict[str, str] = field(default_factory=dict)
+    """Whom its settings name. Empty: the founders."""
+    joins: bool = False
+    peers: set[str] = field(default_factory=set)
+    """With whom it would have a connection."""
+    linked: set[str] = field(default_factory=set)
+    moved: bool = False
 
 
 class Voters:
     def __init__(self, *names: str, compaction_min_entries: int = 50, sync_inline_max_us: int = 1_000) -> None:
         self.now_ms = 0.0
+        self.founders = dict.fromkeys(names, "127.0.0.1:1")
         self.trace: list[str] = []
         self.talk = False
         self.acknowledged: list[tuple[int, str]] = []
@@ -125,7 +133,8 @@ class Voters:
         config = RaftLogConfig(
             node_id=name,
             listen="127.0.0.1:1",
-            peers=dict.fromkeys(self.seats, "127.0.0.1:1"),
+            peers=seat.settings or self.founders,
+            join=seat.joins,
             data_dir=Path("/virtual"),
             snapshot_part_bytes=256,
             batch_bytes_max=1 << 20,
@@ -145,12 +154,48 @@ class Voters:
             restore=lambda state, index: self._restore(seat, state, index),
             take_proposals=lambda leading: self._take(seat, leading=leading),
             read_resolved=lambda number, index: self._read_resolved(seat, number, index),
+            members_changed=lambda members: self._members_changed(seat, members),
             random=Random(f"{name} {seat.life}"),
         )
+        seat.linked, seat.moved = set(), False
         for other in self.seats:
-            if other != name and self.seats[other].replica is not None:
+            if other != name and self.seats[other].replica is not None and self._acquainted(name, other):
                 self.connect(name, other)
         self._look(seat)
+
+    def join(self, name: str) -> None:
+        """A node that others will add, and which knows them."""
+        for other in self.seats:
+            self.links[name, other], self.links[other, name] = deque(), deque()
+        seat = self.seats[name] = Seat(name=name, disk=ForgetfulDisk())
+        seat.joins, seat.settings = True, dict.fromkeys(self.seats, "127.0.0.1:1")
+        recovery.forget(Path("/virtual"), node_id=name, files=seat.disk)
+        self.start(name)
+
+    def _acquainted(self, name: str, other: str) -> bool:
+        return other in self.seats[name].peers and name in self.seats[other].peers
+
+    def _members_changed(self, seat: Seat, members: membership.Members) -> None:
+        config = RaftLogConfig(
+            node_id=seat.name, listen="127.0.0.1:1", peers=seat.settings or self.founders, data_dir=Path("/virtual")
+        )
+        seat.peers = set(membership.peers_of(members, config=config)) - {seat.name}
+        seat.moved = True
+        if set(members.table) != set(self.founders) or seat.replica is not None:
+            listed = [name if member.votes else f"({name})" for name, member in sorted(members.table.items())]
+            self.say(f"{seat.name}: goes by the members {' '.join(listed) or 'nobody'}")
+
+    def _relink(self, seat: Seat) -> None:
+        """Whoever became a stranger is cut off, whoever became an acquaintance connected."""
+        seat.moved = False
+        for other in self.seats.values():
+            if other is seat or other.replica is None:
+                continue
+            linked, wanted = other.name in seat.linked, self._acquainted(seat.name, other.name)
+            if linked and not wanted:
+                self.disconnect(seat.name, other.name)
+            elif wanted and not linked:
+                self.connect(seat.name, other.name)
 
     def stop(self, name: str) -> None:
         """The process is gone, and the others notice."""
@@ -159,6 +204,7 @@ class Voters:
             if other != name:
                 self.links[name, other].clear()
                 self.links[other, name].clear()
+                self.seats[other].linked.discard(name)
                 if (replica := self.seats[other].replica) is not None:
                     replica.disconnected(name)
 
@@ -170,12 +216,14 @@ class Voters:
     def connect(self, name: str, other: str) -> None:
         for one, two in ((name, other), (other, name)):
             if (replica := self.seats[one].replica) is not None:
+                self.seats[one].linked.add(two)
                 replica.connected(two)
 
     def disconnect(self, name: str, other: str) -> None:
         """Noticed by both; what was under way is lost."""
         for one, two in ((name, other), (other, name)):
             self.links[one, two].clear()
+            self.seats[one].linked.discard(two)
             if (replica := self.seats[one].replica) is not None:
                 replica.disconnected(two)
 
@@ -246,7 +294,7 @@ class Voters:
         if isinstance(message, wire.Vote) and message.granted and not message.trial:
             before = seat.votes.setdefault(message.term, target)
             assert before == target, f"{source} voted for {before} and {target} in term {message.term}"
-        if self.seats[target].replica is None:
+        if self.seats[target].replica is None or not self._acquainted(source, target):
             return False
         if (source, target) not in self.cut:
             self.links[source, target].append((self.moment, message))
@@ -288,6 +336,10 @@ class Voters:
         command, index, _ = entry
         if command == NO_OP:
             return
+        if command.startswith(frames.MEMBERS_PREFIX):
+            if index > 3:
+                self.say(f"{seat.name}: members are settled at {index}")
+            return
         text = command.decode()
         seat.applied.append((index, text))
         told = ""
@@ -315,6 +367,8 @@ class Voters:
         replica = seat.replica
         if replica is None:
             return
+        if seat.moved:
+            self._relink(seat)
         if not seat.worker.slow:
             replica.voter.check_invariants()
         state = ("follower", "candidate", "leader")[replica._SyncObj__raftState]

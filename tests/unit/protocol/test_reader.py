@@ -412,7 +412,9 @@ def test_the_clock_of_a_pending_activation_is_asked_in_each_third_of_the_lead():
     reader = a_reader()
     sample(reader, stamped_at_ns=0, sent_at_ns=0, now_ns=0)
     ask(reader, now_ns=1)  # now that a clock is known, the next round is far away
-    stop_ns = reader.samples_of("c1").surely_before_until_ns(2_100 * MS)
+    samples = reader.samples_of("c1")
+    stop_ns = samples.surely_before_until_ns(2_100 * MS) if samples else None
+    assert stop_ns is not None
     third_ns = (stop_ns - 100 * MS) / 3
 
     assert reader.pending_known(pending(2_100 * MS), now_ns=100 * MS) == ()

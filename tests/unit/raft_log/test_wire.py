@@ -118,7 +118,7 @@ def test_a_frame_in_the_log_comes_back_as_it_was():
 
 
 @pytest.mark.parametrize(
-    "entry", [b"", b"\x00", b"\x01\x01", b"\xc5\x02" + bytes(17), b"\xc5\x01\x02" + bytes(16), b"\x00" * 30]
+    "entry", [b"", b"\x00", b"\x01\x01", b"\xc5\x02" + bytes(17), b"\xc5\x01\x03" + bytes(16), b"\x00" * 30]
 )
 def test_an_entry_of_another_release_is_refused(entry):
     with pytest.raises(ValueError, match="log entry"):
