@@ -79,7 +79,8 @@ class Nemesis:
         """Processes that are down or stand still because of a deed."""
         self._weather: dict[int, Fault] = {}
         self._full: set[str] = set()
-        self._started_full: set[str] = set()
+        self._excused: set[str] = set()
+        """Processes that may end, or have not started: because of a full disk, or because we could not start them."""
         self._clocks = {name: _Clock(start.offset_ns, start.rate_ppm) for name, start in schedule.clocks.items()}
         self._store = redis.Redis.from_url(
             supervisor.status(directory).urls(TIER)[0], socket_timeout=5, socket_connect_timeout=2
@@ -201,6 +202,10 @@ class Nemesis:
                     self._store.config_set("maxmemory-policy", "allkeys-lru")
                 case Action.RATE | Action.FLUSH:
                     pass
+        except TestbedError as error:
+            self._say(f"end of {fault}: {error}")  # it is tried again, as for anybody who does not run
+            self._held.pop(target, None)
+            self._excused.add(target)
         except (OSError, redis.RedisError) as error:
             self._say(f"end of {fault}: {error}")  # the local tier may have been killed; it starts as configured
         deed.ended_ns = boottime_ns()
@@ -219,9 +224,9 @@ class Nemesis:
                 time.sleep(0.2)
         self._held.pop(name, None)
         if name in self._full:
-            self._started_full.add(name)
+            self._excused.add(name)
         else:
-            self._started_full.discard(name)
+            self._excused.discard(name)
 
     def _wake(self, deed: Deed) -> None:
         """It goes on, and by its clocks the machine was suspended: `now` went on, the other two stood still."""
@@ -274,7 +279,7 @@ class Nemesis:
             name = process.name
             if process.condition is not Condition.STOPPED or name in self._held:
                 continue
-            excused = name in self._started_full
+            excused = name in self._excused
             if excused and name in self._full:
                 continue  # it starts again when there is room
             if not excused:
