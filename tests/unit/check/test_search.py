@@ -94,6 +94,27 @@ def test_a_lost_write_may_show_late_or_never():
     assert not check([read("b", 10, 11, 7), write("a", 12, None, 7)]).ok
 
 
+def test_which_of_the_lost_took_effect_is_tried_either_way():
+    """Both give the first 1, but only the write can give the second: spending it first is a dead end, and no proof."""
+    lost_write = write("a", 0, None, 1)
+    lost_cas = Operation(process="b", name="cas", argument=(0, 1), invoked=1)
+    seen = [read("c", 10, 11, 1), write("c", 20, 21, 2), read("c", 30, 31, 1)]
+
+    assert check([lost_write, lost_cas, *seen], model=Register(0)).ok
+    assert not check([lost_write, *seen], model=Register(0)).ok
+    assert not check([lost_cas, *seen], model=Register(0)).ok
+
+
+def test_the_way_that_spent_a_lost_write_does_not_stand_for_the_way_that_saved_it():
+    """The first order tried needs the lost write for the cas, and then has none for the last read."""
+    cas = Operation(process="c", name="cas", argument=(1, 2), result=True, invoked=2, returned=10)
+    together = [write("a", 0, 10, 1), write("b", 1, 10, 5), cas, write("d", 3, None, 1)]
+    after = [read("e", 12, 13, 2), write("e", 20, 21, 3), read("e", 30, 31, 1)]
+
+    assert check([*together, *after]).ok
+    assert not check([*together[:3], *after]).ok
+
+
 def test_the_same_instant_counts_as_concurrent():
     assert check([write("a", 0, 10, 1), read("b", 10, 10, None)]).ok
     assert not check([write("a", 0, 10, 1), read("b", 11, 11, None)]).ok

@@ -107,6 +107,13 @@ def test_the_only_writer_of_what_was_read_stays():
     assert "write 1" in [str(operation) for operation in violation.operations]
 
 
+def test_what_returned_only_afterwards_is_shown_as_unanswered():
+    cas = Operation(process="b", name="cas", argument=(1, 2), result=True, invoked=5, returned=100)
+    violation = violation_of(check([write("a", 0, 10, 1), cas, read("c", 20, 30, 2), read("d", 40, 50, 1)]))
+
+    assert [10, None, 30, 50] == [operation.returned for operation in violation.operations]
+
+
 def test_lists_keep_only_the_elements_in_question():
     def append(invoked, element):
         return Operation(process="w", name="append", invoked=invoked, returned=invoked + 1, argument=element, key="k")
