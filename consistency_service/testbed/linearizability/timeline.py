@@ -32,9 +32,9 @@ STYLE: Final = """
   --edge: #6f93c6; --bad: #fbd5d3; --badedge: #c8372d; --number: #2d5d9f; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e9f0; --soft: #98a4b5; --page: #14181e; --lane: #2a313b;
   --bar: #243a57; --edge: #6d9bd8; --bad: #5a2320; --badedge: #f0716a; --number: #9cc3f7; } }
-body { margin: 2rem auto; max-width: 76rem; padding: 0 1.25rem; background: var(--page); color: var(--ink);
+body { margin: 2rem auto; max-width: 120rem; padding: 0 1.25rem; background: var(--page); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.35rem; margin: 0 0 .25rem; } p { margin: .4rem 0; } .soft { color: var(--soft); }
+h1 { font-size: 1.35rem; margin: 0 0 .25rem; } p { margin: .4rem 0; max-width: 70rem; } .soft { color: var(--soft); }
 .verdict { color: var(--badedge); } .picture { overflow-x: auto; margin: 1.25rem 0; }
 svg text { font: 12px ui-monospace, "DejaVu Sans Mono", Menlo, monospace; fill: var(--ink); }
 svg .process { fill: var(--soft); } svg .number { fill: var(--number); font-weight: 700; font-size: 11px; }
