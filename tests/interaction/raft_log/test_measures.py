@@ -288,9 +288,9 @@ def one_message_each(monkeypatch: pytest.MonkeyPatch) -> None:
 def keep_torn_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     delete = Journal.deleteEntriesFrom
 
-    def keep(self: Journal, entryFrom: int) -> None:
+    def keep(self: Journal, place: int) -> None:
         held = list(self.members_entries)
-        delete(self, entryFrom)
+        delete(self, place)
         self.members_entries = held
 
     monkeypatch.setattr(Journal, "deleteEntriesFrom", keep)
