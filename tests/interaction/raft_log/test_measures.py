@@ -23,6 +23,7 @@ from consistency_service.adapters.raft_log.library import Replica
 from consistency_service.adapters.raft_log.log import RaftLog
 from consistency_service.adapters.raft_log.quorum import Quorum
 from consistency_service.adapters.raft_log.replication import Replication
+from consistency_service.adapters.raft_log.roster import Roster
 from consistency_service.adapters.raft_log.snapshots import FORMAT, Snapshot, SnapshotStore
 from consistency_service.adapters.raft_log.voter import Voter
 from consistency_service.errors import LogStorageError
@@ -284,10 +285,32 @@ def one_message_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Replica, "_checkCommandsToApply", check)
 
 
+def keep_torn_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    delete = Journal.deleteEntriesFrom
+
+    def keep(self: Journal, place: int) -> None:
+        held = list(self.members_entries)
+        delete(self, place)
+        self.members_entries = held
+
+    monkeypatch.setattr(Journal, "deleteEntriesFrom", keep)
+
+
+def forget_tables_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    recover = Journal._recover
+
+    def forget(self: Journal, data: bytes) -> None:
+        recover(self, data)
+        self.members_entries = []
+
+    monkeypatch.setattr(Journal, "_recover", forget)
+
+
 def always(value: Any) -> Callable[..., Any]:
     return lambda *_, **__: value
 
 
+ONE = "members_one_at_a_time"
 MEASURES: list[tuple[str, Switch, Check]] = [
     ("1 synced before it is acknowledged", acknowledge_at_once, promises_survive_power_cuts),
     ("1 counted by its own disk", acknowledge_at_once, transcript("disk_slow")),
@@ -316,6 +339,13 @@ MEASURES: list[tuple[str, Switch, Check]] = [
     ("7 own term's entry first", replaced(Replica, "read_floor", property(always(0))), transcript("read_new_leader")),
     ("9 one message and one sync", one_message_each, one_message_for_all),
     ("lost memory does not vote", replaced(Journal, "rejoining", property(always(False))), transcript("lost_memory")),
+    ("members one at a time", replaced(Replica, "members_pending", property(always(False))), transcript(ONE)),
+    ("members after an own entry", replaced(Replica, "settled", property(lambda r: r.leading)), transcript(ONE)),
+    ("members learn uncounted", replaced(Quorum, "_counted", lambda q: [*q._rows.items()]), transcript("members_add")),
+    ("members enough to decide", replaced(Quorum, "heard_since", always({"n2", "n3"})), transcript("members_replace")),
+    ("members in the snapshot", replaced(Roster, "rebase", always(None)), transcript("members_snapshot")),
+    ("members torn off", keep_torn_tables, transcript("members_rollback")),
+    ("members not forgotten", forget_tables_at_start, transcript("members_add")),
     ("full disk is survived", replaced(disk, "FULL", frozenset()), transcript("disk_full")),
     ("slow disk gives up the lead", replaced(DiskHealth, "slow", always(False)), transcript("disk_slow")),
 ]
