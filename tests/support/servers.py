@@ -102,8 +102,11 @@ class Server:
         self.start()
 
     def pause(self) -> None:
-        """It keeps its connections and says nothing."""
+        """It keeps its connections and says nothing: every thread of it has stopped."""
         self._signal(signal.SIGSTOP)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while self.running and not self._stopped() and time.monotonic() < deadline:
+            time.sleep(0.001)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
@@ -113,6 +116,12 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _stopped(self) -> bool:
+        """A signal to stop is delivered to one thread after the other, a moment after it was sent."""
+        assert self._process is not None
+        threads = Path(f"/proc/{self._process.pid}/task").glob("*/stat")
+        return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in threads)
 
     def _signal(self, number: signal.Signals) -> None:
         if self.running and self._process is not None:
