@@ -195,13 +195,16 @@ class _Client(asyncio.Protocol):
 
     def _answer(self, number: int, answer: list[Any]) -> None:
         body = msgspec.msgpack.encode((number, answer))
-        if not self._answers:
-            asyncio.get_running_loop().call_soon(self._flush)
+        first = not self._answers
         self._answers += (len(body).to_bytes(4, "big"), body)
+        if self._under_way == 0:
+            self._flush()
+        elif first:
+            asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         answers, self._answers = b"".join(self._answers), []
-        if self._transport is not None:
+        if self._transport is not None and answers:
             self._transport.write(answers)
             if self._transport.get_write_buffer_size() > UNREAD_BYTES_MAX:
                 self._drop()

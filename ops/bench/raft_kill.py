@@ -120,6 +120,7 @@ class Round:
 
 async def _read(cluster: Cluster, key: str) -> Any:
     client = await Client.connect(cluster.servers[await cluster.leader()].port)
+    answer: list[Any] = []
     try:
         for _ in range(20):
             answer = await client.call("read", key, 2_000)

@@ -134,6 +134,7 @@ class Disk:
         except (OSError, subprocess.CalledProcessError):
             return False
         disk.unmount()
+        disk.directory.rmdir()
         return True
 
     def mount(self) -> None:
