@@ -74,7 +74,7 @@ class Served:
         self._activation: tuple[Pending, int] | None = None  # the last one known, and when it was applied here
         self._crossed: int | None = None  # the revision of the activation whose instant was passed
         self._switched: int | None = None  # the revision of the activation whose generation was served
-        self._last: tuple[Loaded, int] | None = None  # what was served rightly, and its generation
+        self._last: tuple[Loaded, int] | None = None  # what was served last, and its generation
         self.switches: deque[Switch] = deque(maxlen=SWITCHES_MAX)
         self.counters: Counter[str] = Counter()
 
@@ -236,13 +236,17 @@ class Served:
     def _fallback(
         self, view: ModelView, wanted: _Wanted, reader: Reader, *, epoch_current: bool, now_ns: int
     ) -> Choice:
-        """The last verified version: the one before the one that should be served, or what was served last."""
+        """The newest generation whose version is here, of those before the wanted one and what was served last.
+
+        What is served so is kept until something newer is here, so that no later fallback is older.
+        """
         crossed_pending = wanted.activation is not None and view.pending is not None
-        before = view.assignment if crossed_pending else view.previous
-        version = self._version(before) if before else None
+        befores = (view.assignment, view.previous) if crossed_pending else (view.previous,)
         candidates: list[tuple[Loaded, int]] = []
-        if version is not None and version.digest in self._shelf:
-            candidates.append((self._shelf[version.digest][0], wanted.generation - 1))
+        for age, before in enumerate(befores, start=1):
+            version = self._version(before) if before else None
+            if version is not None and version.digest in self._shelf:
+                candidates.append((self._shelf[version.digest][0], wanted.generation - age))
         if self._last is not None:
             candidates.append(self._last)
         if not candidates:
@@ -251,7 +255,7 @@ class Served:
             raise FallbackRefusedError(
                 f"{self.model}: the version to be served is not usable here, and its policy allows no fallback"
             )
-        loaded, generation = candidates[0]
+        loaded, generation = self._last = max(candidates, key=_generation_of)
         bound_ns = None
         superseded = wanted.activation is not None and generation == wanted.activation.generation - 1
         if superseded and epoch_current:
@@ -295,6 +299,10 @@ class Served:
                 at_ns=at_ns,
             )
         )
+
+
+def _generation_of(candidate: tuple[Loaded, int]) -> int:
+    return candidate[1]
 
 
 def _next(pending: Pending, *, strong_until_ns: int) -> _Wanted:

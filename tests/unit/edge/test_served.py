@@ -230,6 +230,28 @@ def test_falls_back_to_what_was_served_last_and_keeps_it_meanwhile(desk):
         desk.choose(now_ns=43 * MS)
 
 
+def test_no_fallback_is_older_than_the_one_before_it(desk):
+    desk.view()
+    desk.load("1")
+    assert desk.said(now_ns=30 * MS) == ("1", 1, "strong")
+    third = {"generation": 3, "assignment": Assignment(stable="3"), "previous": Assignment(stable="2")}
+    desk.view(revision=12, **third)
+    desk.load("2")
+    assert desk.said(now_ns=40 * MS) == ("2", 2, "fallback")
+    fourth = Pending(
+        revision=13, generation=4, assignment=Assignment(stable="4"), effective_at_ns=50 * MS, lead_ns=SEC,
+        clock_id="c", assumption=1,
+    )  # fmt: skip
+    desk.view(revision=13, pending=fourth, **third)
+    assert desk.said(now_ns=500 * MS) == ("2", 2, "fallback")
+
+    desk.view(revision=14, generation=4, assignment=Assignment(stable="4"), previous=Assignment(stable="3"))
+    assert desk.said(now_ns=510 * MS) == ("2", 2, "fallback")
+    assert V["2"] in [target.version for target in desk.served.targets()]
+    desk.load("3")
+    assert desk.said(now_ns=520 * MS) == ("3", 3, "fallback")
+
+
 @pytest.mark.parametrize("how", ["deleted", "created anew", "restored"])
 def test_what_was_served_in_another_history_is_no_fallback(desk, how):
     """Its generation number means another assignment now, or none."""
