@@ -7,7 +7,6 @@ is in the replicated state, and settlement tells when it became effective.
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
@@ -23,7 +22,6 @@ from consistency_service.runtime.ports import Clock
 from edge_client.protocol.drift import Drift
 from edge_client.protocol.models import Assignment
 
-_log = logging.getLogger(__name__)
 MS: Final = 1_000_000
 ATTEMPTS_MAX: Final = 20
 HOLD_MS_MAX: Final = 60_000

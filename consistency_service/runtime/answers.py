@@ -7,7 +7,6 @@ acceptable is counted under its reason and dropped. Only a verified region messa
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
 from typing import Final
 
@@ -37,7 +36,6 @@ from edge_client.protocol.position import Position
 from edge_client.protocol.reader import SendClockRequest
 from edge_client.protocol.subjects import Subjects
 
-_log = logging.getLogger(__name__)
 REPLIES_MAX: Final = 4_096
 PENDING_MAX: Final = 8_192
 NONCE_BYTES_MAX: Final = 32

@@ -6,7 +6,6 @@ The one place where log bytes become commands and back. Waiters are woken by rev
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final
@@ -20,7 +19,6 @@ from consistency_service.runtime.ports import Committed, MetadataLog, NotLeader,
 from edge_client.protocol.messages import Event
 from edge_client.protocol.position import Position
 
-_log = logging.getLogger(__name__)
 EVENTS_KEPT: Final = 10_000
 
 AppliedListener = Callable[[AnyCommand, Outcome], None]

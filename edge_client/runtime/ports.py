@@ -6,7 +6,7 @@ conformance suite. Adapters translate the exceptions of their library into `edge
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -112,6 +112,3 @@ class ArtifactSource(Protocol):
         ...
 
     async def close(self) -> None: ...
-
-
-Sleeper = Callable[[int], Awaitable[None]]

@@ -113,7 +113,8 @@ class Load:
                 outcome = await leading[0].log.propose(command, timeout_ms=1_000)
                 if isinstance(outcome, Committed):
                     self.acknowledged.append((outcome.index, command))
-            await asyncio.sleep(0.02)  # far above the rate at which it compacts, a newcomer starves: see docs/measurements.md
+            # Far above the rate at which it compacts, a newcomer starves: see docs/measurements.md.
+            await asyncio.sleep(0.02)
 
 
 @pytest.mark.timeout(120)
