@@ -6,8 +6,12 @@ again, under which `request_id`. `fingerprint` is a digest of what was asked, so
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
+from consistency_service.core.rollout import Move
+from consistency_service.core.strategy import Strategy
 from edge_client.protocol.models import Assignment, Policy, Terms, Version
 
 COMMAND_VERSION = 1
@@ -113,6 +117,64 @@ class DeleteModel(Command, frozen=True, kw_only=True, tag="DeleteModel"):
     generation_expected: int | None = None
 
 
+class CreateRollout(Command, frozen=True, kw_only=True, tag="CreateRollout"):
+    """Write a rollout down; with `start` it begins at once. `models` maps each model to its candidate."""
+
+    rollout_id: str
+    models: dict[str, str]
+    strategy: Strategy
+    start: bool = True
+    reason: str = ""
+
+
+class MoveRollout(Command, frozen=True, kw_only=True, tag="MoveRollout"):
+    """A caller's order: start, pause, resume, promote, abort or retry. `step_expected`, when given, must be the present one."""
+
+    rollout_id: str
+    move: Move
+    to_end: bool = False
+    """Of a promotion: through all stages that are left."""
+    step_expected: int | None = None
+    reason: str = ""
+
+
+class StepRollout(Authorised, frozen=True, kw_only=True, tag="StepRollout"):
+    """The authority's: pass, fail or hold, decided at `step`, with the numbers that led to it."""
+
+    rollout_id: str
+    step: int
+    move: Move
+    reason: str
+    evidence: dict[str, Any] = {}
+
+
+class AccrueRollout(Authorised, frozen=True, kw_only=True, tag="AccrueRollout"):
+    """So much more time has passed in this step on the authority's clock, healthy or merely waited."""
+
+    rollout_id: str
+    step: int
+    baked_ms: int
+    waited_ms: int
+
+
+class ActivateRollout(Authorised, frozen=True, kw_only=True, tag="ActivateRollout"):
+    """Activate the stage, complete, or return: which one the rollout knows, and what it assigns as well (section 5)."""
+
+    rollout_id: str
+    step: int
+    effective_at_ns: int
+    lead_ns: int
+    reason: str = ""
+    evidence: dict[str, Any] = {}
+
+
+class SetFreeze(Command, frozen=True, kw_only=True, tag="SetFreeze"):
+    """Freeze all starts and promotions, or lift that."""
+
+    frozen: bool
+    reason: str = ""
+
+
 AnyCommand = (
     Bootstrap
     | AssumeAuthority
@@ -125,6 +187,12 @@ AnyCommand = (
     | RequestPrefetch
     | DeleteVersion
     | DeleteModel
+    | CreateRollout
+    | MoveRollout
+    | StepRollout
+    | AccrueRollout
+    | ActivateRollout
+    | SetFreeze
 )
 
 _encoder = msgspec.msgpack.Encoder()
