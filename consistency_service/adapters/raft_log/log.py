@@ -11,26 +11,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from random import Random
-from typing import IO, Final
+from typing import Final
 
 from consistency_service.adapters.raft_log import frames, membership, recovery, wire
 from consistency_service.adapters.raft_log.changes import Changes
 from consistency_service.adapters.raft_log.config import RaftLogConfig
-from consistency_service.adapters.raft_log.disk import SystemFiles
 from consistency_service.adapters.raft_log.journal import Journal
 from consistency_service.adapters.raft_log.library import Replica, verify_library
 from consistency_service.adapters.raft_log.library_parts import monotonic_ns
 from consistency_service.adapters.raft_log.membership import Members
-from consistency_service.adapters.raft_log.process import end_process, take_directory, wake
+from consistency_service.adapters.raft_log.process import end_process, wake
 from consistency_service.adapters.raft_log.records import Entry
 from consistency_service.adapters.raft_log.snapshots import SnapshotStore
+from consistency_service.adapters.raft_log.surroundings import SYSTEM, Claim, Surroundings
 from consistency_service.adapters.raft_log.transport import PeerTransport
-from consistency_service.adapters.raft_log.worker import ThreadWorker
+from consistency_service.adapters.raft_log.worker import Worker
 from consistency_service.core.outcomes import Outcome
 from consistency_service.errors import LogStorageError, SnapshotError
 from consistency_service.runtime.ports import (
@@ -49,25 +47,31 @@ logger = logging.getLogger(__name__)
 MEMBERS_TIMEOUT_MS: Final = 10_000
 """A table of members that nobody confirms for so long is *unknown* to whoever asked for it."""
 
-
 Waiter = asyncio.Future[ProposalOutcome]
 
 
 class RaftLog:
     """A `MetadataLog` replicated by raft. Used on one event loop only. Started once, closed once."""
 
-    def __init__(self, config: RaftLogConfig, *, on_fatal: Callable[[str], None] = end_process) -> None:
+    def __init__(
+        self,
+        config: RaftLogConfig,
+        *,
+        on_fatal: Callable[[str], None] = end_process,
+        surroundings: Surroundings = SYSTEM,
+    ) -> None:
         """Raises `ConfigError` if the installed library is not the one this was written for."""
         verify_library()
         self._config = config
         self._on_fatal = on_fatal
+        self._surroundings = surroundings
         self._changes = Changes(
             config,
             replica=lambda: self._replica if self._running else None,
             append=self._append_members,
             hand_over=lambda: self.transfer(None),
         )
-        self._life = int.from_bytes(secrets.token_bytes(8), "big")
+        self._life = surroundings.random.getrandbits(64)
         self._number = 0
         self._queue: deque[tuple[int, bytes]] = deque()
         self._waiters: dict[int, Waiter] = {}
@@ -76,13 +80,12 @@ class RaftLog:
         self._announced: tuple[str | None, bool, bool] = (None, False, False)
         self._running = False
         self._tick_due = False
-        self._proposals_refused_count = 0
-        self._reads_refused_count = 0
+        self._proposals_refused_count = self._reads_refused_count = 0
         self._machine: StateMachine | None = None
         self._replica: Replica | None = None
         self._transport: PeerTransport | None = None
-        self._workers: tuple[ThreadWorker, ...] = ()
-        self._lock: IO[bytes] | None = None
+        self._workers: tuple[Worker, ...] = ()
+        self._lock: Claim | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -92,8 +95,8 @@ class RaftLog:
         """Also raises `LogStorageError` when the address or the directory is taken."""
         self._loop = asyncio.get_running_loop()
         self._machine = machine
-        self._lock = take_directory(self._config.data_dir)
-        self._transport = PeerTransport(
+        self._lock = self._surroundings.claim(self._config.data_dir)
+        self._transport = self._surroundings.transport(
             self._config,
             on_connected=self._on_connected,
             on_disconnected=self._on_disconnected,
@@ -115,7 +118,7 @@ class RaftLog:
         if self._timer is not None:
             self._timer.cancel()
         self._resolve_all(Unknown(reason="the log was closed"))
-        self._resolve_readers(Unknown(reason="the log was closed"))
+        self._resolve_all(Unknown(reason="the log was closed"), waiters=self._readers)
         if self._transport is not None:
             await self._transport.close()
         if self._replica is not None:
@@ -225,12 +228,13 @@ class RaftLog:
 
     def _recover(self, machine: StateMachine, *, transport: PeerTransport) -> Replica:
         assert self._loop is not None
-        files = SystemFiles(durable=self._config.durability == "fsync")
+        files = self._surroundings.files(self._config)
         wake_loop = partial(wake, self._loop, ring=self._ring)
-        writers = ThreadWorker(name="raft-journal", wake=wake_loop), ThreadWorker(name="raft-snapshot", wake=wake_loop)
+        make_worker = self._surroundings.worker
+        writers = make_worker(name="raft-journal", wake=wake_loop), make_worker(name="raft-snapshot", wake=wake_loop)
         self._workers = writers
         data_dir, node_id = self._config.data_dir, self._config.node_id
-        if self._config.join and not any((data_dir / name).exists() for name in recovery.NAMES):
+        if self._config.join and all(files.read(data_dir / name) is None for name in recovery.NAMES):
             recovery.forget(data_dir, node_id=node_id, files=files)
         journal = Journal(data_dir, node_id=node_id, files=files, worker=writers[0])
         if journal.repaired_bytes > 0:
@@ -248,7 +252,7 @@ class RaftLog:
                 take_proposals=self._take_proposals,
                 read_resolved=self._read_resolved,
                 members_changed=self._members_changed,
-                random=Random(),
+                random=self._surroundings.random,
             )
         except BaseException:
             journal.close()
@@ -324,13 +328,9 @@ class RaftLog:
         if waiter is not None and not waiter.done():
             waiter.set_result(outcome)
 
-    def _resolve_all(self, outcome: ProposalOutcome) -> None:
-        for number in list(self._waiters):
-            self._resolve(number, outcome)
-
-    def _resolve_readers(self, outcome: ProposalOutcome) -> None:
-        for number in list(self._readers):
-            self._resolve(number, outcome, waiters=self._readers)
+    def _resolve_all(self, outcome: ProposalOutcome, *, waiters: dict[int, Waiter] | None = None) -> None:
+        for number in list(self._waiters if waiters is None else waiters):
+            self._resolve(number, outcome, waiters=waiters)
 
     # Driving.
 
@@ -368,7 +368,7 @@ class RaftLog:
             logger.exception("raft_step_failed")
             self._running = False
             self._resolve_all(Unknown(reason="the log failed"))
-            self._resolve_readers(Unknown(reason="the log failed"))
+            self._resolve_all(Unknown(reason="the log failed"), waiters=self._readers)
             self._on_fatal(f"{type(error).__name__}: {error}")
 
     def _on_connected(self, node_id: str) -> None:
