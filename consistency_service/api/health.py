@@ -25,6 +25,8 @@ async def alive() -> dict[str, str]:
 async def ready(node: NodeDep) -> dict[str, str]:
     """This node can answer strongly within a second, by lease or through the log."""
     reason = await node.reads.ready(timeout_ms=READY_TIMEOUT_MS)
+    if reason is not None and node.metadata.log.status().standing == "removed":
+        reason = "it was removed from the cluster"
     if reason is not None:
         raise ProblemError("not_ready", reason=reason)
     return {"status": "ready"}

@@ -153,7 +153,7 @@ def _node_row(node: dict[str, Any]) -> tuple[str | Text, ...]:
     lease_ms = node["lease_remaining_ms"]
     return (
         node["node_id"],
-        Text("leads", style="green") if node["leading"] else "follows",
+        _state(node),
         "up" if node["bus_connected"] else Text("lost", style="red"),
         duration(lease_ms) if lease_ms and lease_ms > 0 else Text("none", style="yellow"),
         str(node["commit_index"]),
@@ -161,6 +161,16 @@ def _node_row(node: dict[str, Any]) -> tuple[str | Text, ...]:
         str(node["edges_live"]),
         node["url"],
     )
+
+
+def _state(node: dict[str, Any]) -> str | Text:
+    if node["leading"]:
+        return Text("leads", style="green")
+    if node.get("standing") == "removed":
+        return Text("was removed", style="red")
+    if node.get("storage_fault") is not None:
+        return Text("disk at fault", style="yellow")
+    return "joins" if node.get("standing") == "joining" else "follows"
 
 
 def events(

@@ -238,6 +238,7 @@ class Node:
                 for member in status.members
             ],
             "storage_fault": status.storage_fault,
+            "standing": status.standing,
             "epoch": state.epoch,
             "revision": state.revision,
             "terms": {

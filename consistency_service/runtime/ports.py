@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from consistency_service.core.outcomes import Outcome
 
@@ -140,6 +140,8 @@ class LogStatus:
     """What keeps this node's disk from its part, for people; None: nothing."""
     members: tuple[Member, ...] = ()
     """Voters and those who are to become one, as the log of this node says. Empty: it does not say."""
+    standing: Literal["member", "joining", "removed"] = "member"
+    """`joining` waits for its first vote. `removed` was told so by a member, in this life, and heard no leader since."""
 
 
 class MetadataLog(Protocol):

@@ -266,6 +266,8 @@ class LogServer:
             "commit_index": status.commit_index,
             "applied_index": status.applied_index,
             "storage_fault": status.storage_fault,
+            "standing": status.standing,
+            "members": {member.node_id: member.votes for member in status.members},
             "restored_count": self.machine.restored_count,
             "counters": self.log.counters(),
         }

@@ -18,9 +18,10 @@ import pytest
 
 from consistency_service.adapters import certificates
 from consistency_service.adapters.raft_log import RaftLog, RaftLogConfig, RaftTls, listener, wire
+from consistency_service.adapters.raft_log import transport as transport_module
 from consistency_service.adapters.raft_log.admission import TokenBucket
 from consistency_service.errors import ConfigError
-from consistency_service.runtime.ports import Committed
+from consistency_service.runtime.ports import Committed, RemoveMember
 from tests.conformance.metadata_log_cluster import Cluster, Recorder, free_port, tls_of
 
 NOW = datetime.now(tz=UTC)
@@ -357,3 +358,24 @@ async def test_useless_certificates_are_refused_at_start_and_everything_released
 def test_addresses_are_compared_in_one_form():
     assert "127.0.0.1" == listener.canonical("::ffff:127.0.0.1")
     assert "fe80::1" == listener.canonical("fe80:0::1%eth0")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["n1", "n3"], ids=["whom others dial", "who dials"])
+async def test_a_removed_node_is_told_whether_it_was_there_or_not(cluster, name, monkeypatch):
+    """By its certificate it is still who it was; a member says so, then and whenever it comes again."""
+    monkeypatch.setattr(transport_module, "LONELY_S", 0.2)
+    while (leader := await cluster.leader()).log.status().node_id == name:
+        leader.log.resign()
+        await asyncio.sleep(0.1)
+
+    def standing() -> str:
+        return cluster.seats[name].log.status().standing
+
+    outcome = await leader.log.change_membership(RemoveMember(node_id=name), timeout_ms=5_000)
+    assert isinstance(outcome, Committed)
+    await cluster.until(lambda: standing() == "removed", what="the news")
+    await cluster.close(name)
+    await cluster.open(name)
+    await cluster.until(lambda: standing() == "removed", what="the news after a restart")
+    assert any(counted(cluster, "removed_peers_told", name=other) for other in cluster.seats)

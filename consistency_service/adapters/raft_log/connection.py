@@ -133,6 +133,13 @@ class Connection(asyncio.Protocol):
     def backlog_bytes(self) -> int:
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
+    def part(self) -> None:
+        """As `drop`, but what was written so far arrives, if the other side takes it within the timeout."""
+        transport, self._transport, self._dropped = self._transport, None, True
+        if transport is not None:
+            transport.close()
+            self._loop.call_later(self._timeout_s, transport.abort)
+
     def drop(self) -> None:
         """Nothing more is read or sent, nor ever will be; the owner hears of the end from the event loop."""
         self._dropped = True

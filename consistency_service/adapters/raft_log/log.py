@@ -46,7 +46,6 @@ logger = logging.getLogger(__name__)
 
 MEMBERS_TIMEOUT_MS: Final = 10_000
 """A table of members that nobody confirms for so long is *unknown* to whoever asked for it."""
-
 Waiter = asyncio.Future[ProposalOutcome]
 
 
@@ -178,6 +177,7 @@ class RaftLog:
             applied_index=0 if replica is None else replica.applied_index,
             voters=members.voters,
             members=membership.shown(members),
+            standing="member" if replica is None else replica.voter.standing,
             storage_fault=None if replica is None else replica.voter.storage_fault(now_ns=monotonic_ns()),
         )
 
@@ -260,7 +260,7 @@ class RaftLog:
 
     def _members_changed(self, members: Members) -> None:
         assert self._transport is not None
-        self._transport.set_peers(membership.peers_of(members, config=self._config))
+        self._transport.set_peers(membership.peers_of(members, config=self._config), removed=members.removed)
 
     async def _append_members(self, members: Members) -> ProposalOutcome:
         """Called on a leader that may change its members now."""

@@ -19,8 +19,8 @@ LOST_AFTER_NS: Final = 200_000_000
 """A question to the leader unanswered for so long is put again."""
 
 
-class ReadHost(Protocol):
-    """The voter that is asked."""
+class Library(Protocol):
+    """The variables of the voter that is asked."""
 
     @property
     def term(self) -> int: ...
@@ -37,17 +37,30 @@ class ReadHost(Protocol):
         """Of a leader: the first entry of its term."""
         ...
 
+    def next_stamp(self) -> int:
+        """Newer than any before, and not older than now."""
+        ...
+
+
+class ReadHost(Protocol):
+    """The voter that is asked."""
+
+    @property
+    def rejoining(self) -> bool:
+        """This node lost its memory, and asks for an entry made since."""
+        ...
+
     @property
     def heard_through(self) -> int:
         """Of a leader: the newest stamp that a majority gave back."""
         ...
 
-    def next_stamp(self) -> int:
-        """Newer than any before, and not older than now."""
-        ...
-
     def confirm_lead(self) -> int:
         """Every follower is asked whether we lead; returns a stamp not newer than the question's."""
+        ...
+
+    def make_entry(self) -> int:
+        """As a leader: the index of an empty entry, appended just now."""
         ...
 
     def commit_agreed(self, index: int, *, leader_id: str, term: int) -> None:
@@ -67,11 +80,13 @@ class ReadIndex:
 
     def __init__(
         self,
-        host: ReadHost,
+        library: Library,
         *,
+        host: ReadHost,
         send: Callable[[str, wire.Message], bool],
         resolve: Callable[[int, int | None], None],
     ) -> None:
+        self._library = library
         self._host = host
         self._send = send
         self._resolve = resolve
@@ -91,10 +106,10 @@ class ReadIndex:
 
     def begin(self, number: int) -> None:
         """Bounded by the caller, who gives up by `abandon`."""
-        host = self._host
-        if host.leading:
+        library = self._library
+        if library.leading:
             self._asked.append(self._noted(number))
-        elif host.leader_id is not None:
+        elif library.leader_id is not None:
             self._following.append(number)
         else:
             self._resolve(number, None)
@@ -115,10 +130,11 @@ class ReadIndex:
 
     def request_received(self, node_id: str, message: wire.ReadIndexRequest) -> None:
         """One question of each follower is kept, the first: put again, it would begin anew and never be answered."""
-        if not self._host.leading:
+        if not self._library.leading:
             self._send(node_id, wire.ReadIndexAnswer(number=message.number, confirmed=False, index=0, term=0))
         elif node_id not in self._asked_by:
-            self._asked_by[node_id] = self._noted(message.number)
+            index = self._host.make_entry() if message.afresh else 0
+            self._asked_by[node_id] = self._noted(message.number, index_min=index)
 
     def disconnected(self, node_id: str) -> None:
         self._asked_by.pop(node_id, None)
@@ -139,16 +155,16 @@ class ReadIndex:
 
     def step(self, *, now_ns: int) -> None:
         """Whatever can be confirmed, asked or answered has been."""
-        host = self._host
-        if host.leading:
+        library, host = self._library, self._host
+        if library.leading:
             self._confirm()
             waiting = max((asked.stamp for asked in (*self._asked, *self._asked_by.values())), default=0)
             if waiting > self._round_stamp and (self._round_stamp <= host.heard_through):
                 self._round_stamp = host.confirm_lead()
                 self._confirm()
-        elif host.leader_id is not None and (self._following or self._covered):
-            self._ask(host.leader_id, now_ns=now_ns)
-        applied = host.applied_index
+        elif library.leader_id is not None and (self._following or self._covered):
+            self._ask(library.leader_id, now_ns=now_ns)
+        applied = library.applied_index
         still: deque[tuple[int, int]] = deque()
         for index, number in self._applying:
             if index <= applied:
@@ -157,21 +173,20 @@ class ReadIndex:
                 still.append((index, number))
         self._applying = still
 
-    def _noted(self, number: int) -> Asked:
-        host = self._host
-        index = max(host.commit_index, host.read_floor)
-        return Asked(stamp=host.next_stamp(), index=index, number=number)
+    def _noted(self, number: int, *, index_min: int = 0) -> Asked:
+        library = self._library
+        index = max(library.commit_index, library.read_floor, index_min)
+        return Asked(stamp=library.next_stamp(), index=index, number=number)
 
     def _confirm(self) -> None:
-        host = self._host
-        heard = host.heard_through
+        library, heard = self._library, self._host.heard_through
         while self._asked and self._asked[0].stamp <= heard:
             asked = self._asked.popleft()
             self._applying.append((asked.index, asked.number))
         for node_id, asked in list(self._asked_by.items()):
-            if asked.stamp <= heard and host.commit_index >= asked.index:
+            if asked.stamp <= heard and library.commit_index >= asked.index:
                 del self._asked_by[node_id]
-                answer = wire.ReadIndexAnswer(number=asked.number, confirmed=True, index=asked.index, term=host.term)
+                answer = wire.ReadIndexAnswer(number=asked.number, confirmed=True, index=asked.index, term=library.term)
                 self._send(node_id, answer)
 
     def _ask(self, leader_id: str, *, now_ns: int) -> None:
@@ -181,4 +196,4 @@ class ReadIndex:
         self._question = (self._question_number, leader_id, now_ns)
         self._covered.extend((number, self._question_number) for number in self._following)
         self._following.clear()
-        self._send(leader_id, wire.ReadIndexRequest(number=self._question_number))
+        self._send(leader_id, wire.ReadIndexRequest(number=self._question_number, afresh=self._host.rejoining))

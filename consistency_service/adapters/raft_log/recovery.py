@@ -3,11 +3,25 @@
 A voter that lost its log must not come back as if it were new: it may be the one disk, of two, that had an entry which
 was acknowledged, and its vote may have been given. So it comes back as an *amnesiac*. It knows that it forgot, durably;
 it neither votes nor stands, and leaders do not count it. The other voters must be a majority by themselves, elect or keep
-a leader without it, and that leader, confirmed by them, names the last entry that may be committed. Once the amnesiac
-holds that entry it holds all that anybody was promised, its forgotten vote lies in a term that they have left behind, and
-it is a voter again, by itself.
+a leader without it, and that leader, asked by the amnesiac, appends an entry *for it* and names it once a majority that the
+amnesiac is no part of holds it. Once the amnesiac holds that entry, it is a voter again, by itself. Why that is enough, with
+the entry e of term T, made after the memory was lost, and the majority Q that holds it:
 
-If the others are no majority by themselves, no leader will be confirmed and the node waits for ever, harmlessly. What is
+- *Its entries.* Whatever was committed with its help before is in the log below e: the leader of T had it when it was
+  elected or wrote it itself. A leader of a later term that it helped would hold e, see next, so was not there before e.
+- *Its votes.* The amnesiac may have voted in a term T' > T that nobody in Q has heard of, for a candidate X that still
+  counts that vote, or will when it arrives. It will do X no good. X asked before e was made and so does not hold e, and
+  any majority with the amnesiac and X in it has a third member in Q. That one does not vote for X: not before it took e
+  in term T, for it would have left T; not after, for its log ends later than X's. So no leader of a later term, by
+  forgotten votes or not, is without e (the argument of the Raft paper, 5.4.3, with Q for the majority that stored an
+  entry), and that the amnesiac votes again in T' decides nothing that was decided before. In T itself it refuses everybody:
+  who stands in T has no entry of T.
+
+An entry that was there already would not do: X might hold it. Nor would counting who else is of which term: it waits for
+every voter, and a crashed one would keep the amnesiac out. Successive tables of members change nothing: a majority of
+one meets a majority of the next, and neither meeting is the amnesiac, for Q is without it.
+
+If the others are no majority by themselves, no entry will be named and the node waits for ever, harmlessly. What is
 then lost can only be replaced from copies of the disks.
 """
 

@@ -1,8 +1,8 @@
 """Connections between nodes: certified, greeted, framed, bounded, and replaced when they fall silent.
 
-Picture one pipe per pair of nodes; of the two, the one whose id sorts higher dials. What comes out of a pipe is a decoded
-message of the node that the certificate names. Without TLS it is a node that said who it is, which is good enough on
-loopback and nowhere else.
+Picture one pipe per pair of nodes; of the two, the one whose id sorts higher dials, and whoever is all alone dials
+everybody: perhaps it was removed, and nobody told it. What comes out of a pipe is a decoded message of the node that the
+certificate names. Without TLS it is a node that said who it is, which is good enough on loopback and nowhere else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Final
 
@@ -30,6 +30,8 @@ STRANGERS_MAX: Final = 32
 
 SPARE_PER_PEER: Final = 2
 HOUSEKEEPING_S: Final = 1.0
+LONELY_S: Final = 5.0
+"""Who has no connection at all for so long dials those too who should dial: it may be that they do not any more."""
 ADDRESSES_EVERY: Final = 30
 """Rounds of housekeeping between two looks at where the peers live."""
 REFUSALS_LOGGED_EVERY_S: Final = 1.0
@@ -51,6 +53,8 @@ class PeerTransport:
     ) -> None:
         self.config = config
         self.peers = dict(config.peers)
+        self.removed: frozenset[str] = frozenset()
+        """Whoever of these comes is told so, and let go."""
         self.counters: Counter[str] = Counter()
         self.strangers: list[Connection] = []
         self.closing = False
@@ -101,12 +105,15 @@ class PeerTransport:
         if self._spare is not None:
             self._spare.close()
 
-    def set_peers(self, peers: Mapping[str, str]) -> None:
+    def set_peers(self, peers: Mapping[str, str], *, removed: Iterable[str] = ()) -> None:
         """Only these nodes are peers from here on; connections with others end, and new addresses are dialled."""
+        self.removed = frozenset(removed)
         moved = {node_id for node_id, address in self.peers.items() if peers.get(node_id) != address}
         self.peers = dict(peers)
         for connection in [*self._connections.values(), *self._dialled.values()]:
-            if {connection.peer_id, connection.expected} & moved:
+            if connection.peer_id in self.removed:
+                connection.part()
+            elif {connection.peer_id, connection.expected} & moved:
                 connection.drop()
         if self._group is not None:
             self._dial_peers()
@@ -135,7 +142,8 @@ class PeerTransport:
             raise CertificateRefusedError(f"a node of another cluster: {identity}")
         if identity.node_id == self.config.node_id:
             raise CertificateRefusedError(f"our own certificate in other hands: {identity}")
-        if identity.node_id not in self.peers or connection.expected not in {None, identity.node_id}:
+        known = identity.node_id in self.peers or identity.node_id in self.removed
+        if not known or connection.expected not in {None, identity.node_id}:
             raise CertificateRefusedError(f"not whom we expect: {identity}")
 
     def greet(self, connection: Connection, *, target: str) -> None:
@@ -146,13 +154,19 @@ class PeerTransport:
 
     def greeted(self, connection: Connection, hello: wire.Hello) -> None:
         """The connection is the peer's from here on; an older one of the same peer is dropped."""
-        known = hello.sender in self.peers and hello.sender != self.config.node_id
+        known = (hello.sender in self.peers or hello.sender in self.removed) and hello.sender != self.config.node_id
         if hello.version != wire.PROTOCOL_VERSION or hello.cluster_id != self.config.cluster_id or not known:
             raise wire.WireError(f"greeting of a stranger: {hello}")
         if hello.target != self.config.node_id or connection.expected not in {None, hello.sender}:
             raise wire.WireError(f"greeting for or from somebody else: {hello}")
         if connection.identity is not None and connection.identity.node_id != hello.sender:
             raise wire.WireError(f"greeting in the name of another than {connection.identity}: {hello}")
+        if hello.sender not in self.peers:
+            self.counters["removed_peers_told"] += 1
+            self.greet(connection, target=hello.sender)
+            connection.write(wire.encode(wire.Dismissal()))
+            connection.part()
+            return
         older = self._connections.get(hello.sender)
         if older is not None:
             self.counters["connections_replaced"] += 1
@@ -234,8 +248,9 @@ class PeerTransport:
             self._dial_peers()
 
     def _dial_peers(self) -> None:
-        """Whoever we should dial is being dialled, at the right address, and nobody else."""
-        wanted = {(node_id, address) for node_id, address in self.peers.items() if node_id < self.config.node_id}
+        """Whoever we may have to dial is being dialled, at the right address, and nobody else."""
+        own_id = self.config.node_id
+        wanted = {(node_id, address) for node_id, address in self.peers.items() if node_id != own_id}
         for former in self._dialers.keys() - wanted:
             self._dialers.pop(former).cancel()
         for node_id, address in sorted(wanted - self._dialers.keys()):
@@ -245,6 +260,8 @@ class PeerTransport:
 
     async def _dial(self, node_id: str, *, address: str) -> None:
         while True:
+            while node_id > self.config.node_id and not await self._lonely():
+                pass
             connection = self._dialled[node_id] = self._connection(expected=node_id, from_peer_host=True)
             try:
                 async with asyncio.timeout(self.config.connection_timeout_ms / 1_000):
@@ -255,6 +272,12 @@ class PeerTransport:
             if connection.peer_id is None:
                 self.counters["dials_failed"] += 1
             await asyncio.sleep(self.config.connection_retry_ms / 1_000)
+
+    async def _lonely(self) -> bool:
+        """After `LONELY_S`: nobody is connected, nor was then."""
+        before = bool(self._connections)
+        await asyncio.sleep(LONELY_S)
+        return not before and not self._connections
 
     async def _connect(self, connection: Connection, *, address: str) -> None:
         """The connection is made, to the first address of the peer that answers. Raises `OSError`."""

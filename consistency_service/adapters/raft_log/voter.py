@@ -9,22 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from consistency_service.adapters.raft_log import replication, wire
 from consistency_service.adapters.raft_log.config import RaftLogConfig
 from consistency_service.adapters.raft_log.disk_health import DiskHealth
 from consistency_service.adapters.raft_log.elections import Credentials, Elections
+from consistency_service.adapters.raft_log.frames import NO_OP
 from consistency_service.adapters.raft_log.journal import Journal
 from consistency_service.adapters.raft_log.membership import Members
 from consistency_service.adapters.raft_log.read_index import ReadIndex
+from consistency_service.adapters.raft_log.rejoin import Rejoin
 from consistency_service.adapters.raft_log.replication import Replication
 from consistency_service.adapters.raft_log.snapshots import Snapshot, SnapshotStore
 
 MS: Final = 1_000_000
 RETRY_FULL_DISK_NS: Final = 200 * MS
 REJOINING: Final = 0
-"""Number of the read by which a node that lost its memory learns what it must hold to vote again."""
+"""Number of the read by which a node that lost its memory asks what it must hold to vote again."""
 
 
 class Library(replication.Host, Protocol):
@@ -68,8 +70,6 @@ class Voter:
         self._now_ns = self._ticked_at_ns = now_ns
         self._retry_at_ns = self._trial_stamp = 0
         self._lead: tuple[int, str | None] = (0, None)
-        self._rejoin_asked = False
-        self._rejoin_index: int | None = None
         self._grace_ns = 2 * config.heartbeat_ms * MS
         self.stall_count = self.trial_count = self.disk_hand_over_count = 0
         self.replication = Replication(
@@ -82,7 +82,10 @@ class Voter:
             begin_sync=self.begin_sync,
         )
         self.quorum = self.replication.quorum
-        self.reads = ReadIndex(self, send=send, resolve=self._resolve_read)
+        self.reads = ReadIndex(library, host=self, send=send, resolve=self._resolve_read)
+        self._rejoin = Rejoin(journal, ask=lambda: self.reads.begin(REJOINING))
+        self.dismissed = False
+        """A peer said that this node was removed, and no leader has spoken to it since."""
         self.health = DiskHealth(
             slow_sync_ns=config.sync_slow_ms * MS,
             slow_for_ns=config.sync_slow_for_ms * MS,
@@ -118,13 +121,18 @@ class Voter:
         self._inherited = False
         self._notice_lead()
         self.reads.step(now_ns=now_ns)
-        self._rejoin()
+        self._rejoin.step(led=self._library.leader_id is not None)
 
     def members_changed(self, members: Members) -> None:
         """These are the members from here on, as the newest table of the log says."""
         self._voting = self._config.node_id in members.voters
+        self._dismiss(set(self.quorum.everybody).intersection(members.removed))
         self.replication.members_changed(*members.beside(self._config.node_id))
         self.elections.majority = self.quorum.majority
+
+    def _dismiss(self, removed: set[str]) -> None:
+        for node_id in removed:
+            self._send(node_id, wire.Dismissal())
 
     def committed_through(self) -> int:
         """As a leader: the last entry of our term that the disks of a majority hold; 0 if there is none."""
@@ -157,6 +165,8 @@ class Voter:
                 self.reads.request_received(node_id, message)
             case wire.ReadIndexAnswer():
                 self.reads.answer_received(node_id, message)
+        if isinstance(message, wire.Append | wire.Heartbeat | wire.SnapshotPart | wire.Dismissal):
+            self.dismissed = isinstance(message, wire.Dismissal)
         self._notice_lead()
 
     def disconnected(self, node_id: str, *, now_ns: int) -> None:
@@ -262,40 +272,24 @@ class Voter:
     # Reads: see `read_index.ReadHost`.
 
     @property
-    def term(self) -> int:
-        return self._library.term
-
-    @property
-    def leading(self) -> bool:
-        return self._library.leading
-
-    @property
-    def leader_id(self) -> str | None:
-        return self._library.leader_id
-
-    @property
-    def commit_index(self) -> int:
-        return self._library.commit_index
-
-    @property
-    def applied_index(self) -> int:
-        return self._library.applied_index
-
-    @property
-    def read_floor(self) -> int:
-        return self._library.read_floor
+    def rejoining(self) -> bool:
+        return self._journal.rejoining
 
     @property
     def heard_through(self) -> int:
         return self.quorum.heard_through(own_stamp=self._library.next_stamp())
 
-    def next_stamp(self) -> int:
-        return self._library.next_stamp()
-
     def confirm_lead(self) -> int:
         stamp = self._library.next_stamp()
         self._library.speak()
         return stamp
+
+    def make_entry(self) -> int:
+        index = self._journal[-1][1] + 1
+        self._journal.add(NO_OP, index, self._library.term)
+        self._library.speak()
+        self.begin_sync()
+        return index
 
     def commit_agreed(self, index: int, *, leader_id: str, term: int) -> None:
         library = self._library
@@ -306,25 +300,14 @@ class Voter:
         lead = (self._library.term, self._library.leader_id)
         if lead != self._lead:
             self._lead = lead
-            self._rejoin_asked = False
+            self._rejoin.lead_changed()
             self.reads.lead_changed()
 
     def _resolve_read(self, number: int, index: int | None) -> None:
         if number == REJOINING:
-            self._rejoin_index, self._rejoin_asked = index, index is not None
+            self._rejoin.answered(index)
         else:
             self._read_resolved(number, index)
-
-    def _rejoin(self) -> None:
-        """Who lost its memory asks a leader that others confirmed what is committed, and counts when it holds that."""
-        journal = self._journal
-        if not journal.rejoining:
-            return
-        if self._rejoin_index is not None and journal.durable_through >= self._rejoin_index:
-            journal.rejoined()
-        elif not self._rejoin_asked and self._library.leader_id is not None:
-            self._rejoin_asked = True
-            self.reads.begin(REJOINING)
 
     # The disk, and the time.
 
@@ -374,9 +357,17 @@ class Voter:
 
     # What people see.
 
+    @property
+    def standing(self) -> Literal["member", "joining", "removed"]:
+        """See `ports.LogStatus`. Who is joining never had a vote, as far as it knows."""
+        if self.dismissed:
+            return "removed"
+        joining = self._config.join and self._journal.rejoining and not self._voting
+        return "joining" if joining else "member"
+
     def storage_fault(self, *, now_ns: int) -> str | None:
         """What keeps this node from acknowledging, or from leading; None if nothing does."""
-        if self._journal.rejoining:
+        if self._journal.rejoining and self.standing != "joining":
             return "lost its memory: neither votes nor counts before it holds again what is committed"
         if self._journal.full:
             return "no room on the disk: nothing new is acknowledged until there is"

@@ -124,6 +124,8 @@ class ReadIndexRequest(Message, frozen=True, kw_only=True, tag=11):
     """Which entry must a read wait for that begins now?"""
 
     number: Count
+    afresh: bool
+    """The sender lost its memory: the entry must be one that the leader makes for this question."""
 
 
 class ReadIndexAnswer(Message, frozen=True, kw_only=True, tag=12):
@@ -133,6 +135,10 @@ class ReadIndexAnswer(Message, frozen=True, kw_only=True, tag=12):
     confirmed: bool
     index: Count
     term: Count
+
+
+class Dismissal(Message, frozen=True, kw_only=True, tag=13):
+    """You were removed from the cluster; nobody will talk to you."""
 
 
 Peer = (
@@ -147,6 +153,7 @@ Peer = (
     | HandOver
     | ReadIndexRequest
     | ReadIndexAnswer
+    | Dismissal
 )
 
 _encoder: Final = msgspec.msgpack.Encoder()

@@ -339,6 +339,8 @@ MEASURES: list[tuple[str, Switch, Check]] = [
     ("7 own term's entry first", replaced(Replica, "read_floor", property(always(0))), transcript("read_new_leader")),
     ("9 one message and one sync", one_message_each, one_message_for_all),
     ("lost memory does not vote", replaced(Journal, "rejoining", property(always(False))), transcript("lost_memory")),
+    ("lost memory: a fresh entry", replaced(Voter, "make_entry", always(0)), transcript("lost_vote")),
+    ("members are told of their removal", replaced(Voter, "_dismiss", always(None)), transcript("members_remove")),
     ("members one at a time", replaced(Replica, "members_pending", property(always(False))), transcript(ONE)),
     ("members after an own entry", replaced(Replica, "settled", property(lambda r: r.leading)), transcript(ONE)),
     ("members learn uncounted", replaced(Quorum, "_counted", lambda q: [*q._rows.items()]), transcript("members_add")),

@@ -16,10 +16,9 @@ from pathlib import Path
 
 from consistency_service.adapters.raft_log import frames, membership
 from consistency_service.adapters.raft_log.changes import refusal
-from consistency_service.adapters.raft_log.recovery import forget
 from consistency_service.errors import LogStorageError
 from tests.interaction.raft_log.voters import Voters, described
-from tests.support.forgetful_disk import ForgetfulDisk, PowerCut
+from tests.support.forgetful_disk import PowerCut
 
 Arguments = dict[str, str]
 
@@ -108,9 +107,8 @@ def cut_during_write(voters: Voters, names: list[str], _: Arguments) -> None:
 
 
 def recover(voters: Voters, names: list[str], _: Arguments) -> None:
-    """Empty, and it knows: the vote file says so."""
-    disk = voters.seats[names[0]].disk = ForgetfulDisk()
-    forget(Path("/virtual"), node_id=names[0], files=disk)
+    for name in names:
+        voters.recover(name)
 
 
 def propose(voters: Voters, names: list[str], _: Arguments) -> None:

@@ -83,6 +83,8 @@ class Seat:
 class Voters:
     def __init__(self, *names: str, compaction_min_entries: int = 50, sync_inline_max_us: int = 1_000) -> None:
         self.now_ms = 0.0
+        self.leaders: dict[int, str] = {}
+        """By term: there is never more than one."""
         self.founders = dict.fromkeys(names, "127.0.0.1:1")
         self.trace: list[str] = []
         self.talk = False
@@ -162,6 +164,11 @@ class Voters:
             if other != name and self.seats[other].replica is not None and self._acquainted(name, other):
                 self.connect(name, other)
         self._look(seat)
+        for peer in self.alive():
+            removed = peer.replica.roster.members.removed if peer.replica is not None else ()
+            apart = {(name, peer.name), (peer.name, name)} & self.cut
+            if peer.name in seat.peers and name in removed and not apart:
+                self._dismissed(name, by=peer.name)
 
     def join(self, name: str) -> None:
         """A node that others will add, and which knows them."""
@@ -171,6 +178,18 @@ class Voters:
         seat.joins, seat.settings = True, dict.fromkeys(self.seats, "127.0.0.1:1")
         recovery.forget(Path("/virtual"), node_id=name, files=seat.disk)
         self.start(name)
+
+    def recover(self, name: str) -> None:
+        """Its next life begins without memory, and knows: the vote file says so."""
+        seat = self.seats[name]
+        seat.disk, seat.votes, seat.accepted_through, seat.spoken_term = ForgetfulDisk(), {}, 0, 0
+        recovery.forget(Path("/virtual"), node_id=name, files=seat.disk)
+
+    def _dismissed(self, name: str, *, by: str) -> None:
+        """Whoever greets a node that removed it is told so, and let go."""
+        replica = self.seats[name].replica
+        assert replica is not None
+        replica.receive(by, wire.Dismissal())
 
     def _acquainted(self, name: str, other: str) -> bool:
         return other in self.seats[name].peers and name in self.seats[other].peers
@@ -193,6 +212,7 @@ class Voters:
                 continue
             linked, wanted = other.name in seat.linked, self._acquainted(seat.name, other.name)
             if linked and not wanted:
+                self.deliver(only=(seat.name, other.name))  # a connection is ended after what was written to it
                 self.disconnect(seat.name, other.name)
             elif wanted and not linked:
                 self.connect(seat.name, other.name)
@@ -374,6 +394,9 @@ class Voters:
         state = ("follower", "candidate", "leader")[replica._SyncObj__raftState]
         whom = f" of {replica.leader_id}" if replica.leader_id not in {None, seat.name} else ""
         role = f"{state}{whom} in term {replica.term}"
+        if state == "leader":
+            first = self.leaders.setdefault(replica.term, seat.name)
+            assert first == seat.name, f"{first} and {seat.name} lead in term {replica.term}"
         if role != seat.role:
             seat.role = role
             self.say(f"{seat.name}: {role}")
@@ -384,10 +407,13 @@ class Voters:
         if replica is None:
             return f"{name}: down"
         journal = replica._journal
-        fault = replica.voter.storage_fault(now_ns=int(self.now_ms * 1e6))
+        voter = replica.voter
+        notes = [voter.storage_fault(now_ns=int(self.now_ms * 1e6))]
+        notes += [voter.standing if voter.standing != "member" else None]
         return (
             f"{name}: {seat.role}, log {journal[0][1]}..{journal[-1][1]}, durable {journal.durable_through}, "
-            f"committed {replica.commit_index}, applied {replica.applied_index}" + (f", {fault}" if fault else "")
+            f"committed {replica.commit_index}, applied {replica.applied_index}"
+            + "".join(f", {note}" for note in notes if note)
         )
 
 
@@ -419,7 +445,11 @@ def described(message: wire.Message) -> str:
         case wire.HandOver():
             return f"you are my heir, term {message.term}"
         case wire.ReadIndexRequest():
-            return f"question {message.number}: what must a read wait for?"
+            return (
+                f"question {message.number}: what must {'one without memory' if message.afresh else 'a read'} wait for?"
+            )
+        case wire.Dismissal():
+            return "you were removed"
         case wire.ReadIndexAnswer():
             return f"answer {message.number}: " + (f"{message.index}" if message.confirmed else "not confirmed")
     return type(message).__name__

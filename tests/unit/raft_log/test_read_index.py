@@ -21,6 +21,8 @@ class Host:
     heard_through: int = 0
     stamp: int = 0
     rounds: int = 0
+    rejoining: bool = False
+    made: int = 0
     agreed: list[int] = field(default_factory=list)
 
     def next_stamp(self) -> int:
@@ -30,6 +32,10 @@ class Host:
     def confirm_lead(self) -> int:
         self.rounds += 1
         return self.next_stamp()
+
+    def make_entry(self) -> int:
+        self.made += 1
+        return 100 + self.made
 
     def commit_agreed(self, index: int, *, leader_id: str, term: int) -> None:
         self.agreed.append(index)
@@ -44,6 +50,7 @@ class Desk:
     def __post_init__(self) -> None:
         self.reads = ReadIndex(
             self.host,
+            host=self.host,
             send=self.send,
             resolve=lambda number, index: self.answers.append((number, index)),
         )
@@ -111,7 +118,7 @@ def test_a_leader_waits_for_the_first_entry_of_its_term():
 def test_a_follower_is_answered_with_what_is_committed_only():
     desk = leading()
     desk.host.read_floor = 9
-    desk.reads.request_received("n2", wire.ReadIndexRequest(number=3))
+    desk.reads.request_received("n2", wire.ReadIndexRequest(number=3, afresh=False))
     desk.host.heard_through = 100
     desk.reads.step(now_ns=0)
     assert [] == desk.sent
@@ -123,9 +130,9 @@ def test_a_follower_is_answered_with_what_is_committed_only():
 
 def test_a_question_put_again_does_not_begin_anew():
     desk = leading()
-    desk.reads.request_received("n2", wire.ReadIndexRequest(number=1))
+    desk.reads.request_received("n2", wire.ReadIndexRequest(number=1, afresh=False))
     desk.host.heard_through = desk.host.stamp
-    desk.reads.request_received("n2", wire.ReadIndexRequest(number=2))
+    desk.reads.request_received("n2", wire.ReadIndexRequest(number=2, afresh=False))
     desk.reads.step(now_ns=0)
 
     assert [("n2", answer(1, index=5))] == desk.sent
@@ -133,7 +140,7 @@ def test_a_question_put_again_does_not_begin_anew():
 
 def test_who_does_not_lead_says_so():
     desk = following()
-    desk.reads.request_received("n2", wire.ReadIndexRequest(number=1))
+    desk.reads.request_received("n2", wire.ReadIndexRequest(number=1, afresh=False))
 
     assert [("n2", wire.ReadIndexAnswer(number=1, confirmed=False, index=0, term=0))] == desk.sent
 
@@ -144,7 +151,7 @@ def test_a_late_answer_answers_the_reads_of_its_question_and_the_rest_ask_again(
     desk.reads.step(now_ns=0)
     desk.reads.begin(2)
     desk.reads.step(now_ns=LOST_AFTER_NS // 2)
-    assert [("n1", wire.ReadIndexRequest(number=1))] == desk.sent
+    assert [("n1", wire.ReadIndexRequest(number=1, afresh=False))] == desk.sent
     desk.reads.step(now_ns=LOST_AFTER_NS)
     desk.reads.answer_received("n1", answer(1))
     desk.host.applied_index = 7
@@ -179,3 +186,26 @@ def test_with_another_leader_nothing_unconfirmed_is_answered():
     desk.reads.begin(3)
 
     assert [(1, None), (2, None), (3, None)] == desk.answers
+
+
+def test_who_lost_its_memory_is_answered_by_an_entry_made_for_it_and_committed():
+    desk = leading()
+    desk.reads.request_received("n2", wire.ReadIndexRequest(number=1, afresh=True))
+    desk.host.heard_through = desk.host.stamp
+    desk.reads.step(now_ns=MS)
+
+    assert (1, []) == (desk.host.made, desk.sent)
+
+    desk.host.commit_index = 101
+    desk.reads.step(now_ns=2 * MS)
+
+    assert [("n2", wire.ReadIndexAnswer(number=1, confirmed=True, index=101, term=1))] == desk.sent
+
+
+def test_a_node_without_memory_says_so_in_every_question():
+    desk = following()
+    desk.host.rejoining = True
+    desk.reads.begin(0)
+    desk.reads.step(now_ns=MS)
+
+    assert [("n1", wire.ReadIndexRequest(number=1, afresh=True))] == desk.sent

@@ -19,7 +19,8 @@ MESSAGES: list[wire.Peer] = [
     wire.SnapshotPartTaken(term=3, stamp=8, number=0, counts=True),
     wire.Heartbeat(term=3, stamp=8),
     wire.HandOver(term=3),
-    wire.ReadIndexRequest(number=1),
+    wire.ReadIndexRequest(number=1, afresh=True),
+    wire.Dismissal(),
     wire.ReadIndexAnswer(number=1, confirmed=True, index=7, term=3),
 ]
 
