@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from consistency_service.errors import (
     ArtifactCorruptError,
@@ -20,8 +20,11 @@ CHUNK_BYTES = 1024 * 1024
 class FakeArtifactStore:
     """Holds `capacity_bytes` at most. Tests break it through `shelf` and `partial`."""
 
-    def __init__(self, *, capacity_bytes: int = 1 << 30) -> None:
+    def __init__(
+        self, *, capacity_bytes: int = 1 << 30, unix_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    ) -> None:
         self.capacity_bytes = capacity_bytes
+        self._unix_ms = unix_ms
         self.shelf: dict[str, tuple[bytes, int]] = {}
         """Digest to content and when it was stored, in Unix milliseconds."""
         self.partial: dict[str, int] = {}
@@ -39,7 +42,7 @@ class FakeArtifactStore:
         found = str(Digest.of(bytes(content)))
         if digest is not None and digest != found:
             raise DigestMismatchError(f"{found}, not {digest}", digest=found)
-        self.shelf[found] = (bytes(content), int(time.time() * 1000))
+        self.shelf[found] = (bytes(content), self._unix_ms())
         return found, len(content)
 
     async def size(self, digest: str) -> int:
@@ -65,7 +68,7 @@ class FakeArtifactStore:
         return tuple(sorted((digest, stored_at) for digest, (_, stored_at) in self.shelf.items()))
 
     async def sweep_partial(self, *, older_than_ms: int) -> int:
-        before = int(time.time() * 1000) - older_than_ms
+        before = self._unix_ms() - older_than_ms
         old = [name for name, left_at in self.partial.items() if left_at <= before]
         for name in old:
             del self.partial[name]

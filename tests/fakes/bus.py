@@ -43,10 +43,12 @@ class Hub:
         self.max_payload = max_payload
         self.jetstream = jetstream
         self.drop: Callable[[Message], bool] = lambda _: False
+        self.carry: Callable[[Inflow, Message], None] = Inflow.offer
+        """Brings a message to one subscription: at once, unless a test has other ideas."""
         self.published: list[Message] = []
         self.streams: dict[str, Stream] = {}
         self._up = True
-        self._buses: list[_Connection] = []
+        self._buses: list[Connection] = []
         self._held: list[Message] | None = None
         self._turn_of_group: Counter[tuple[str, str]] = Counter()
         self._inboxes_count = 0
@@ -94,7 +96,7 @@ class Hub:
         self._deliver(message)
 
     def _deliver(self, message: Message) -> None:
-        groups: dict[tuple[str, str], list[_Inflow]] = {}
+        groups: dict[tuple[str, str], list[Inflow]] = {}
         for bus in self._buses:
             if not bus.connected:
                 continue
@@ -104,9 +106,9 @@ class Hub:
                 if inflow.queue:
                     groups.setdefault((inflow.subject, inflow.queue), []).append(inflow)
                 else:
-                    inflow.offer(message)
+                    self.carry(inflow, message)
         for group, members in groups.items():
-            members[self._turn_of_group[group] % len(members)].offer(message)
+            self.carry(members[self._turn_of_group[group] % len(members)], message)
             self._turn_of_group[group] += 1
 
     def _new_inbox(self) -> str:
@@ -114,16 +116,25 @@ class Hub:
         return f"_INBOX.{self._inboxes_count}"
 
 
-class _Inflow:
+class Inflow:
+    """One subscription."""
+
     def __init__(
-        self, subject: str, *, queue: str, handler: Callable[[Message], None], pending_max: int, counters: Counter[str]
+        self,
+        bus: Connection,
+        subject: str,
+        *,
+        queue: str,
+        handler: Callable[[Message], None],
+        pending_max: int,
     ) -> None:
+        self.bus = bus
         self.subject = subject
         self.queue = queue
         self._handler: Callable[[Message], None] | None = handler
         self._pending: deque[Message] = deque()
         self._pending_max = pending_max
-        self._counters = counters
+        self._counters = bus._counters
 
     def offer(self, message: Message) -> None:
         if not self._pending:
@@ -148,14 +159,14 @@ class _Inflow:
             asyncio.get_running_loop().call_soon(self._turn)
 
 
-class _Connection:
+class Connection:
     """What both buses have in common."""
 
     unavailable: type[Exception]
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
-        self.inflows: list[_Inflow] = []
+        self.inflows: list[Inflow] = []
         self._counters: Counter[str] = Counter()
         self._open = False
         self._cut = False
@@ -188,9 +199,7 @@ class _Connection:
     def _subscribe(
         self, subject: str, *, handler: Callable[[Message], None], pending_max: int, queue: str = ""
     ) -> None:
-        self.inflows.append(
-            _Inflow(subject, queue=queue, handler=handler, pending_max=pending_max, counters=self._counters)
-        )
+        self.inflows.append(Inflow(self, subject, queue=queue, handler=handler, pending_max=pending_max))
 
     def _publish(self, subject: str, *, payload: bytes, reply_to: str | None = None) -> None:
         if not self.connected:
@@ -201,7 +210,7 @@ class _Connection:
         self.hub.publish(Message(subject=subject, payload=payload, reply_to=reply_to))
 
 
-class FakeBus(_Connection):
+class FakeBus(Connection):
     """The edge's `Bus`."""
 
     unavailable = edge_client.errors.BusUnavailableError
@@ -222,7 +231,7 @@ class FakeBus(_Connection):
         return self.hub._new_inbox()
 
 
-class FakeEventBus(_Connection):
+class FakeEventBus(Connection):
     """The service's `EventBus`."""
 
     unavailable = BusUnavailableError

@@ -7,7 +7,9 @@ step. `after_power_cut` is what another life may find, by the least and the most
 from __future__ import annotations
 
 import copy
+import dataclasses
 import errno
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +55,10 @@ def apply(data: bytearray, change: tuple[int, bytes] | int) -> None:
     data[offset : offset + len(written)] = written
 
 
+def _nothing(what: str, path: Path) -> None:
+    """Before most steps nothing happens."""
+
+
 @dataclass
 class ForgetfulDisk:
     """Satisfies `disk.Files`."""
@@ -64,8 +70,11 @@ class ForgetfulDisk:
     full: bool = False
     broken: bool = False
     """Every sync fails, as on a disk that died."""
+    before_step: Callable[[str, Path], None] = _nothing
+    """May raise `PowerCut`, too. Not passed on to another life."""
 
     def step(self, what: str, path: Path) -> None:
+        self.before_step(what, path)
         if self.cut_at is not None and len(self.steps) >= self.cut_at:
             raise PowerCut
         self.steps.append(f"{what} {path.name}")
@@ -79,9 +88,8 @@ class ForgetfulDisk:
 
     def after_kill(self) -> ForgetfulDisk:
         """Only the process died: the kernel has everything."""
-        again = copy.deepcopy(self)
-        again.cut_at, again.steps = None, []
-        return again
+        again = dataclasses.replace(self, steps=[], cut_at=None, before_step=_nothing)
+        return copy.deepcopy(again)
 
     # disk.Files
 
