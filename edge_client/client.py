@@ -30,7 +30,6 @@ from edge_client.core.fetch_plan import FetchPlan
 from edge_client.core.status import ClientStatus, ModelStatus
 from edge_client.errors import ClosedError, ConfigError, EdgeIdTakenError
 from edge_client.protocol.envelope import Verifier
-from edge_client.protocol.messages import ReportReply
 from edge_client.protocol.subjects import Subjects
 from edge_client.runtime.artifact import Loader, Unload, WarmUp
 from edge_client.runtime.clock_guard import ClockGuard
@@ -39,6 +38,7 @@ from edge_client.runtime.follow import Follow
 from edge_client.runtime.listeners import Listeners
 from edge_client.runtime.model import AsyncModel, ClockedModel
 from edge_client.runtime.models import Handling, Models
+from edge_client.runtime.observing import Observing
 from edge_client.runtime.report import PATIENCE_NS, Report
 from edge_client.runtime.restore import Restore
 from edge_client.runtime.signals import Pulse, Signal
@@ -86,7 +86,15 @@ class AsyncEdgeClient:
         self._send, self._targets, self._changes, self._report_now = (Signal(loop) for _ in range(4))
         self._pulse = Pulse()
         wakes = Wakes(send=self._send.set, targets=self._targets.set, changes=self._another_is_served)
-        self._state = EdgeState(config=config, clock=clock, rng=rng, wakes=wakes)
+        self._observing = Observing(began=self._report_now.set)
+        self._state = EdgeState(config=config, clock=clock, rng=rng, wakes=wakes, observe=self._observing.reported)
+        plan = FetchPlan(
+            memory_bytes_max=config.memory_bytes_max,
+            download_bytes_max=config.download_bytes_max,
+            jobs_max=config.downloads_max,
+            prefetch_jitter_ms=config.prefetch_jitter_ms,
+            rng=rng,
+        )
         self._downloads = Downloads(
             directory=directory,
             bytes_max=config.download_bytes_max,
@@ -94,12 +102,14 @@ class AsyncEdgeClient:
             tier=self._tier,
             urls=self._state.urls,
             rng=rng,
+            clock=clock,
+            bytes_per_s_max=config.download_bytes_per_s_max,
+            ranking=plan.digests,
+            held=plan.held_digests,
         )
         self._models = Models(
             state=self._state,
-            plan=FetchPlan(
-                memory_bytes_max=config.memory_bytes_max, download_bytes_max=config.download_bytes_max, rng=rng
-            ),
+            plan=plan,
             downloads=self._downloads,
             clock=clock,
             wake=self._targets,
@@ -114,13 +124,14 @@ class AsyncEdgeClient:
             subjects=subjects,
             wake=self._send,
             pulse=self._pulse,
-            report_replied=self._reply_received,
+            report_replied=lambda reply: self._report.replied(reply),  # noqa: PLW0108 -- made below
         )
         self._report = Report(
             config=config,
             life_id=secrets.token_hex(8),
             state=self._state,
             statuses=self._statuses,
+            observed=self._observing.sheets,
             bus=bus,
             subject=subjects.report,
             inbox=self._follow.inbox,
@@ -248,6 +259,7 @@ class AsyncEdgeClient:
             self._running.cancel()
             await asyncio.wait({self._running})
         self._state.close()
+        self._observing.close()
         self._pulse.fire()
         for closing in (self._bus.close(), self._source.close(), self._tier.close()):
             try:
@@ -334,6 +346,7 @@ class AsyncEdgeClient:
             self._restore,
             self._guard,
             self._listeners,
+            self._observing,
             self._supervisor,
             self._tier,
         )
@@ -342,9 +355,6 @@ class AsyncEdgeClient:
         return total + self._models.plan_counters
 
     # ---- helpers
-
-    def _reply_received(self, reply: ReportReply) -> None:
-        self._report.replied(reply)
 
     async def _start(self) -> None:
         try:

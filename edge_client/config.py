@@ -18,6 +18,8 @@ from edge_client.protocol.subjects import REGION_PATTERN
 SERVERS_MAX: Final = 16
 LABELS_MAX: Final = 64
 LABEL_CHARS_MAX: Final = 256
+DOWNLOADS_MAX: Final = 16
+PREFETCH_JITTER_MS_MAX: Final = 3_600_000
 _TRUST_LINE: Final = "ccs-region-key"
 _BUS_SCHEMES: Final = ("nats", "tls", "ws", "wss")
 _LOCAL_SCHEMES: Final = ("redis", "rediss", "unix")
@@ -57,6 +59,16 @@ class EdgeConfig:
     download_bytes_max: int = 2 * 1024 * 1024 * 1024
     """The most that downloads may occupy on disk; an artifact larger than this is refused."""
 
+    downloads_max: int = 2
+    """How many versions are fetched or loaded at a time, and as many again if one that must be served would have to wait."""
+
+    download_bytes_per_s_max: int | None = None
+    """The most that downloads take from the network, all together. Lower spares a narrow link; None: as fast as it goes."""
+
+    prefetch_jitter_ms: int = 250
+    """A version that may be activated next is fetched at a moment of one's own within this time, so that a fleet does not
+    ask at once. Higher spares the region; lower gets a plain activation going sooner. What must be served never waits."""
+
     download_dir: str | None = None
     """Where verified artifacts lie, kept over restarts and for this edge alone. None: a directory that goes with us."""
 
@@ -80,6 +92,14 @@ class EdgeConfig:
         ):
             if size_bytes < 1:
                 raise ConfigError(f"{setting} must be at least 1, not {size_bytes}")
+        if not 1 <= self.downloads_max <= DOWNLOADS_MAX:
+            raise ConfigError(f"downloads_max must lie in 1..{DOWNLOADS_MAX}, not {self.downloads_max}")
+        if self.download_bytes_per_s_max is not None and self.download_bytes_per_s_max < 1:
+            raise ConfigError(f"download_bytes_per_s_max must be at least 1, not {self.download_bytes_per_s_max}")
+        if not 0 <= self.prefetch_jitter_ms <= PREFETCH_JITTER_MS_MAX:
+            raise ConfigError(
+                f"prefetch_jitter_ms must lie in 0..{PREFETCH_JITTER_MS_MAX}, not {self.prefetch_jitter_ms}"
+            )
 
     def trust_text(self) -> str:
         """The lines of the trust file. Raises `ConfigError` when the file cannot be read."""

@@ -249,7 +249,7 @@ def history_shown(entry: HistoryEntry) -> HistoryShown:
 
 
 def edge_shown(view: EdgeView, *, now_ns: int) -> EdgeShown:
-    report = msgspec.to_builtins(view.report)
+    report = msgspec.to_builtins(msgspec.structs.asdict(view.report))
     return EdgeShown(
         **report | {"switches": [msgspec.to_builtins(switch) for switch in view.switches.values()]},
         live=view.live(now_ns=now_ns),

@@ -3,7 +3,8 @@
 Picture a mechanic's list: what runs now, what is to run from an announced instant, what may come next, what ran before.
 Work goes down the list; what fails is tried again later, more and more rarely; what is on no list any more is let go.
 When there is not enough room, what ran before gives way first, then what may come next; what runs or is announced never
-does, even above the budget, since a model that cannot be served is worse than a counted excess.
+does, even above the budget, since a model that cannot be served is worse than a counted excess. What may come next
+begins at a moment of its own, so that ten thousand edges that hear of it at once do not all ask at once.
 
 A plain dict, not cachebox: a cache evicts by use, and here use must never decide. The handful of models that are loaded
 are held for a reason that has a name, and the reasons are what is compared.
@@ -27,11 +28,11 @@ MS: Final = 1_000_000
 BACKOFF_NS_MIN: Final = 250 * MS
 BACKOFF_NS_MAX: Final = 30_000 * MS
 REASON_CHARS_MAX: Final = 300
-JOBS_MAX: Final = 2
-"""How many artifacts are fetched or loaded at a time; more would only make the most needed one wait."""
-ROLES: Final = ("current", "pending", "prefetch", "previous")
-"""Most needed first; the last two give way when there is no room."""
+ROLES: Final = ("current", "pending", "serving", "prefetch", "previous")
+"""Most needed first; the last two give way when there is no room. What is served until `current` is here does not."""
 _MAY_GIVE_WAY: Final = ("prefetch", "previous")
+NO_ROOM: Final = "memory_bytes_max or download_bytes_max leaves no room for it now"
+GAVE_WAY: Final = "gave way to a version that is needed more"
 
 
 class Stage(StrEnum):
@@ -67,11 +68,25 @@ class _Item:
 
 
 class FetchPlan:
-    """The items of all models of this edge. Bounded by what the region's views name: at most four a model."""
+    """The items of all models of this edge. Bounded by what the region's views name: at most four a model.
 
-    def __init__(self, *, memory_bytes_max: int, download_bytes_max: int, rng: Random) -> None:
+    `jobs_max` artifacts are fetched or loaded at a time, and as many again while something must be served for which
+    others have left no turn. What may come next waits up to `prefetch_jitter_ms` before its first attempt.
+    """
+
+    def __init__(
+        self,
+        *,
+        memory_bytes_max: int,
+        download_bytes_max: int,
+        rng: Random,
+        jobs_max: int = 2,
+        prefetch_jitter_ms: int = 0,
+    ) -> None:
         self._memory_bytes_max = memory_bytes_max
         self._download_bytes_max = download_bytes_max
+        self._jobs_max = jobs_max
+        self._jitter_ns = prefetch_jitter_ms * MS
         self._rng = rng
         self._items: dict[tuple[str, str], _Item] = {}
         self.counters: Counter[str] = Counter()
@@ -85,10 +100,15 @@ class FetchPlan:
         gone = [LetGo(model=model, digest=key[1]) for key in unwanted if self._items[key].stage is Stage.READY]
         for key in unwanted:
             del self._items[key]
+        if unwanted:
+            self._room_made(now_ns=now_ns)
         for digest, target in wanted.items():
             item = self._items.get((model, digest))
             if item is None:
-                self._items[model, digest] = _Item(target.version, target.role, due_ns=now_ns)
+                due_ns = now_ns
+                if target.role == "prefetch":
+                    due_ns += int(self._jitter_ns * self._rng.random())
+                self._items[model, digest] = _Item(target.version, target.role, due_ns=due_ns)
             else:
                 if item.role in _MAY_GIVE_WAY and target.role not in _MAY_GIVE_WAY:
                     item.due_ns = min(item.due_ns, now_ns)
@@ -97,10 +117,8 @@ class FetchPlan:
 
     def next_step(self, *, now_ns: int) -> Job | LetGo | None:
         """What to do next: a job, whose end must be told, or something that must give way to it first. None: wait."""
-        if self._running_count() >= JOBS_MAX:
-            return None
         for (model, _), item in self._in_order():
-            if item.stage is not Stage.WAITING or now_ns < item.due_ns or self._behind(model, item):
+            if item.stage is not Stage.WAITING or now_ns < item.due_ns or self._must_wait(model, item):
                 continue
             if item.version.size_bytes > self._download_bytes_max:
                 self._postpone(item, reason=f"{item.version.size_bytes} bytes exceed download_bytes_max", now_ns=now_ns)
@@ -111,7 +129,7 @@ class FetchPlan:
                     self.counters["evicted"] += 1
                     return LetGo(model=victim[0], digest=victim[1])
                 if item.role in _MAY_GIVE_WAY:
-                    self._postpone(item, reason="memory_bytes_max leaves no room for it now", now_ns=now_ns)
+                    self._postpone(item, reason=NO_ROOM, now_ns=now_ns)
                     continue
                 self.counters["memory_over_budget"] += 1
             item.stage = Stage.RUNNING
@@ -134,21 +152,19 @@ class FetchPlan:
             self._postpone(item, reason=reason, now_ns=now_ns)
 
     def node_found(self, *, now_ns: int) -> None:
-        """A node that was not known before may have what others had not: whatever waits is due now."""
+        """A node that was not known before may have what others had not: whatever failed is due now."""
         for item in self._items.values():
-            if item.stage is Stage.WAITING:
+            if item.stage is Stage.WAITING and item.attempt_count > 0:
                 item.due_ns = min(item.due_ns, now_ns)
 
     # ---- answers
 
     def next_deadline_ns(self) -> int | None:
         """When `next_step` next has something to do by time alone; None while as many jobs run as may."""
-        if self._running_count() >= JOBS_MAX:
-            return None
         waiting = [
             item.due_ns
             for (model, _), item in self._items.items()
-            if item.stage is Stage.WAITING and not self._behind(model, item)
+            if item.stage is Stage.WAITING and not self._must_wait(model, item)
         ]
         return min(waiting, default=None)
 
@@ -157,11 +173,15 @@ class FetchPlan:
         return {key[1]: item.reason for key, item in self._items.items() if key[0] == model and item.reason}
 
     def digests(self) -> tuple[str, ...]:
-        """Every digest that is needed by some model."""
-        return tuple(dict.fromkeys(digest for _, digest in self._items))
+        """Every digest that is needed by some model, most needed first."""
+        return tuple(dict.fromkeys(key[1] for key, _ in self._in_order()))
+
+    def held_digests(self) -> tuple[str, ...]:
+        """Every digest that is loaded, or on its way: the files that must not be touched."""
+        return tuple(dict.fromkeys(key[1] for key, item in self._in_order() if item.stage is not Stage.WAITING))
 
     def check_invariants(self) -> None:
-        assert self._running_count() <= JOBS_MAX
+        assert self._running_count() <= 2 * self._jobs_max
         for (_, digest), item in self._items.items():
             assert digest == item.version.digest
             assert item.role in ROLES
@@ -184,6 +204,13 @@ class FetchPlan:
             if key[0] == model and other.role not in _MAY_GIVE_WAY
         )
 
+    def _must_wait(self, model: str, item: _Item) -> bool:
+        """Others come first, or as many jobs run as may. What must be served does not queue behind what may give way."""
+        if item.role in _MAY_GIVE_WAY:
+            return self._running_count() >= self._jobs_max or self._behind(model, item)
+        urgent = sum(other.stage is Stage.RUNNING and other.role not in _MAY_GIVE_WAY for other in self._items.values())
+        return urgent >= self._jobs_max or self._running_count() >= 2 * self._jobs_max
+
     def _running_count(self) -> int:
         return sum(item.stage is Stage.RUNNING for item in self._items.values())
 
@@ -191,18 +218,30 @@ class FetchPlan:
         return sorted(self._items.items(), key=lambda entry: (ROLES.index(entry[1].role), entry[0]))
 
     def _excess_bytes(self, item: _Item) -> int:
-        held = sum(other.version.size_bytes for other in self._items.values() if other.stage is not Stage.WAITING)
-        return held + item.version.size_bytes - self._memory_bytes_max
+        """By how much memory or disk would be too small; what several models share lies on the disk once."""
+        held = [other.version for other in self._items.values() if other.stage is not Stage.WAITING]
+        held.append(item.version)
+        on_disk = {version.digest: version.size_bytes for version in held}
+        return max(
+            sum(version.size_bytes for version in held) - self._memory_bytes_max,
+            sum(on_disk.values()) - self._download_bytes_max,
+        )
 
     def _victim(self, item: _Item, *, now_ns: int) -> tuple[str, str] | None:
         """What gives way to `item`: the least needed thing that is loaded and less needed than it."""
-        least = max(ROLES.index(item.role), ROLES.index("pending"))
+        least = max(ROLES.index(item.role), ROLES.index("serving"))
         loaded = [(key, other) for key, other in self._in_order() if other.stage is Stage.READY]
         if not loaded or ROLES.index(loaded[-1][1].role) <= least:
             return None
         key, other = loaded[-1]
-        self._postpone(other, reason="gave way to a version that is needed more", now_ns=now_ns)
+        self._postpone(other, reason=GAVE_WAY, now_ns=now_ns)
         return key
+
+    def _room_made(self, *, now_ns: int) -> None:
+        """Something is needed no more: what found no room may look again."""
+        for item in self._items.values():
+            if item.stage is Stage.WAITING and item.reason in (NO_ROOM, GAVE_WAY):
+                item.due_ns = min(item.due_ns, now_ns)
 
     def _postpone(self, item: _Item, *, reason: str, now_ns: int) -> None:
         backoff_ns = min(BACKOFF_NS_MAX, BACKOFF_NS_MIN << min(item.attempt_count, 10))

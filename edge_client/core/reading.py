@@ -66,6 +66,7 @@ class Reading:
     __slots__ = (
         "__weakref__",
         "_loaded",
+        "_observe",
         "age_estimate_ms",
         "generation",
         "guarantee",
@@ -91,6 +92,7 @@ class Reading:
     position: Position
     """The place in the region's history from which this was read."""
     reason: Reason
+    _observe: Observe | None
 
     def __enter__(self) -> Self:
         return self
@@ -117,6 +119,7 @@ class Reading:
         position: Position,
         reason: Reason = Reason.MEMORY,
         age_estimate_ms: int | None = None,
+        observe: Observe | None = None,
     ) -> None:
         put = object.__setattr__
         put(self, "_loaded", loaded)
@@ -129,6 +132,24 @@ class Reading:
         put(self, "position", position)
         put(self, "reason", reason)
         put(self, "age_estimate_ms", age_estimate_ms)
+        put(self, "_observe", observe)
+
+    def report(
+        self,
+        ok: bool | None = None,
+        latency_ms: float | None = None,
+        score: float | None = None,
+        label: str | None = None,
+    ) -> None:
+        """What came of this reading is counted under its version and generation, and told to the region within seconds.
+
+        `ok`: whether it was right, where that is known. `latency_ms`: how long the work took. `score`: any number whose mean
+        should not drop, such as a confidence. `label`: what was predicted. Call it once a piece of work, from any thread.
+        Values that make no sense (not finite, a negative latency, the 65th label) are counted as such and otherwise
+        dropped; after the client was closed everything is. Raises `TypeError` for what is no truth, number or text.
+        """
+        if self._observe is not None:
+            self._observe(self, ok, latency_ms, score, label)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a reading never changes; {name!r} cannot be set")
@@ -143,6 +164,10 @@ class Reading:
             f"<Reading {self.model} {self.version} g{self.generation} {self.guarantee} bound={bound}{age}"
             f" {self.position} {self.reason}>"
         )
+
+
+Observe = Callable[[Reading, bool | None, float | None, float | None, str | None], None]
+"""Takes what an application reports of a reading: `ok`, `latency_ms`, `score`, `label`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,7 +39,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A version this edge should have of this model, and why: `current`, `pending`, `prefetch` or `previous`."""
+    """A version this edge should have of this model, and why: a role of `fetch_plan`."""
 
     version: Version
     role: str
@@ -164,7 +164,8 @@ class Served:
         if self._last is not None and next(iter(targets), None) not in self._shelf:
             # Whatever the view says: the last usable version stays until a right one is there.
             version = self._last[0].version
-            targets.setdefault(version.digest, Target(version=version, role="previous"))
+            if targets.get(version.digest) is None or targets[version.digest].role != "pending":
+                targets[version.digest] = Target(version=version, role="serving")
         return tuple(targets.values())
 
     def ready(self) -> tuple[str, ...]:
@@ -174,7 +175,8 @@ class Served:
     def check_invariants(self) -> None:
         assert len(self.switches) <= SWITCHES_MAX
         assert self._switched is None or self._crossed is None or self._switched <= self._crossed
-        assert all(digest == loaded.version.digest for digest, (loaded, _) in self._shelf.items())
+        for digest, (loaded, _) in self._shelf.items():
+            assert digest == loaded.version.digest
         assert self._last is None or self._last[0].version.digest in self._shelf
 
     def __repr__(self) -> str:

@@ -13,6 +13,7 @@ import msgspec
 
 from edge_client.protocol.envelope import EnvelopeError, Signer, Verifier
 from edge_client.protocol.models import ModelView, Terms
+from edge_client.protocol.observations import Observations
 from edge_client.protocol.position import Position
 
 REGION_FRAME_BYTES_MAX = 512 * 1024
@@ -177,7 +178,7 @@ class Switch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The computed instant on the edge's own clock; comparable between edges of one machine only."""
 
 
-class EdgeReport(EdgeMessage, frozen=True, kw_only=True, tag="edge_report"):
+class EdgeReport(EdgeMessage, frozen=True, kw_only=True, omit_defaults=True, tag="edge_report"):
     """What one life of one edge is and serves."""
 
     edge_id: str
@@ -193,6 +194,8 @@ class EdgeReport(EdgeMessage, frozen=True, kw_only=True, tag="edge_report"):
     """Counts of readings by guarantee since the last report."""
     uncertainty_ns: int | None = None
     leaving: bool = False
+    observations: tuple[Observations, ...] = ()
+    """What came of readings, as sums over this life; those that did not grow lately may be left out."""
 
 
 _RegionUnion = Beacon | ClockReply | Event | SnapshotChunk | SnapshotRefused | ReportReply

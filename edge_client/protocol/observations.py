@@ -14,6 +14,8 @@ from typing import Final
 
 import msgspec
 
+from edge_client.protocol.models import NAME_PATTERN
+
 ACCURACY: Final = 0.02
 """A value read back from its bucket is off by at most this share of itself."""
 
@@ -22,9 +24,15 @@ LABELS_MAX: Final = 64
 LABEL_CHARS_MAX: Final = 64
 OTHER: Final = ""
 
+VALUE_MAX: Final = 1e9
+"""Values beyond this, either way, count as this."""
+COUNT_MAX: Final = 1 << 53
+"""No life of an edge reports more readings."""
+VERSION_CHARS_MAX: Final = 128
+
 _GAMMA: Final = (1 + ACCURACY) / (1 - ACCURACY)
 _LOG_GAMMA: Final = math.log(_GAMMA)
-_INDEX_MAX: Final = math.ceil(math.log(1e9) / _LOG_GAMMA)
+_INDEX_MAX: Final = math.ceil(math.log(VALUE_MAX) / _LOG_GAMMA)
 _INDEX_MIN: Final = math.ceil(math.log(1e-6) / _LOG_GAMMA)
 _OFFSET: Final = 1 - _INDEX_MIN
 BUCKET_MAX: Final = _INDEX_MAX + _OFFSET
@@ -52,8 +60,31 @@ class Observations(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     labels: dict[str, int] = {}
 
 
+def observations_fault(observations: Observations) -> str | None:
+    """Why no honest edge can have told this, in a few words; None if one can. Never raises, whatever was decoded."""
+    o = observations
+    if NAME_PATTERN.fullmatch(o.model) is None or not 0 < len(o.version) <= VERSION_CHARS_MAX or o.generation < 1:
+        return "no such name, version or generation"
+    if not 0 <= o.failed_count <= o.judged_count <= o.count <= COUNT_MAX:
+        return "counts must obey 0 <= failed <= judged <= count"
+    if len(o.labels) - (OTHER in o.labels) > LABELS_MAX or any(len(label) > LABEL_CHARS_MAX for label in o.labels):
+        return f"more than {LABELS_MAX} labels, or one of more than {LABEL_CHARS_MAX} characters"
+    if any(not 0 <= bucket <= BUCKET_MAX for bucket in o.latencies):
+        return "a latency in a bucket that is none"
+    if any(abs(bucket) > BUCKET_MAX for bucket in o.scores):
+        return "a score in a bucket that is none"
+    for counts in (o.latencies, o.scores, o.labels):
+        if any(count < 1 for count in counts.values()) or sum(counts.values()) > o.count:
+            return "counts that are not positive, or of more readings than there were"
+    # Rounding included, so many values of at most `VALUE_MAX` add up to no more than this. (False for what is no number.)
+    most = o.count * VALUE_MAX * 1.001
+    if not (abs(o.score_sum) <= most and 0 <= o.score_square_sum <= most * VALUE_MAX):
+        return "sums that such scores cannot have"
+    return None
+
+
 def bucket_of_value(value: float) -> int:
-    """The bucket of a finite value; what is below a millionth counts as 0, what is above 1e9 as 1e9."""
+    """The bucket of a finite value; what is below a millionth counts as 0, what is above `VALUE_MAX` as that."""
     size = abs(value)
     if size < 1e-6:
         return 0

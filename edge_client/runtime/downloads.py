@@ -1,7 +1,9 @@
 """Gets the bytes of an artifact onto the disk, verified: from the disk, else the local tier, else the region.
 
 Every hop is verified by the same digest; what does not match is thrown away, counted, and fetched from the next place.
-A download that was cut goes on where it stopped, from whichever node answers. One download a digest at a time.
+A download that was cut goes on where it stopped, from whichever node answers. One download a digest at a time; all of
+them together no faster than they may. Where disk or tier is too small, what is needed least makes room, and never what
+is loaded.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
+from edge_client.core.pace import Pace
 from edge_client.errors import ArtifactCorruptError, ArtifactUnavailableError
 from edge_client.protocol.digest import Digest, Hasher
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from edge_client.protocol.models import Version
-    from edge_client.runtime.ports import ArtifactSource
+    from edge_client.runtime.ports import ArtifactSource, Clock
     from edge_client.runtime.tier import Tier
 
 _log = logging.getLogger(__name__)
@@ -41,13 +44,22 @@ class Downloads:
         tier: Tier,
         urls: Callable[[], tuple[str, ...]],
         rng: Random,
+        clock: Clock,
+        bytes_per_s_max: int | None = None,
+        ranking: Callable[[], tuple[str, ...]] = tuple,
+        held: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
+        """`ranking` names the digests that are needed, most needed first; `held` those whose files must stay."""
         self._directory = directory
         self._bytes_max = bytes_max
         self._source = source
         self._tier = tier
         self._urls = urls
         self._rng = rng
+        self._clock = clock
+        self._pace = None if bytes_per_s_max is None else Pace(bytes_per_s_max=bytes_per_s_max)
+        self._ranking = ranking
+        self._held = held
         self._locks: dict[str, asyncio.Lock] = {}
         self.fetched_bytes: dict[str, int] = {}
         """Digest to bytes so far, while a download runs."""
@@ -70,7 +82,7 @@ class Downloads:
             finally:
                 self.fetched_bytes.pop(version.digest, None)
             self.counters["artifacts_fetched"] += 1
-            await self._tier.put_blob(version.digest, chunks=_blocks(path))
+            await self._put_in_tier(version.digest, path)
             return path
 
     async def keep_only(self, digests: Iterable[str]) -> None:
@@ -94,7 +106,18 @@ class Downloads:
             path = self._directory / digest.removeprefix("sha256:")
             if digest not in held and await asyncio.to_thread(path.is_file):
                 self.counters["blobs_put_back"] += 1
-                await self._tier.put_blob(digest, chunks=_blocks(path))
+                await self._put_in_tier(digest, path)
+
+    async def _put_in_tier(self, digest: str, path: Path) -> None:
+        """It is in the tier if there is room, or if what is needed less can make room for it."""
+        while not await self._tier.put_blob(digest, chunks=_blocks(path)):
+            rank = {name: place for place, name in enumerate(self._ranking())}
+            own = rank.get(digest, len(rank))
+            less_needed = [name for name in await self._tier.blobs() or () if rank.get(name, len(rank)) > own]
+            if not less_needed:
+                return
+            self.counters["blobs_gave_way"] += 1
+            await self._tier.delete_blob(max(less_needed, key=lambda name: rank.get(name, len(rank))))
 
     async def _from_tier(self, version: Version, digest: Digest, path: Path) -> bool:
         if not self._tier.present:
@@ -125,7 +148,7 @@ class Downloads:
         if not urls:
             raise ArtifactUnavailableError("no service node is known yet")
         self._rng.shuffle(urls)
-        await asyncio.to_thread(self._check_room, version)
+        await asyncio.to_thread(self._make_room, version, keep=frozenset(self._held()))
         part = path.with_suffix(_PART)
         hasher = await asyncio.to_thread(_hash_part, part, version.size_bytes)
         failure = ArtifactUnavailableError("no node gave all of it")
@@ -152,16 +175,30 @@ class Downloads:
             return
         with await asyncio.to_thread(part.open, "ab") as file:
             chunks = self._source.fetch(url=url, digest=version.digest, offset=hasher.size_bytes)
-            async for chunk in _regrouped(chunks):
+            async for chunk in _regrouped(chunks if self._pace is None else self._paced(chunks, pace=self._pace)):
                 await asyncio.to_thread(_append, file, chunk, hasher)
                 self.fetched_bytes[version.digest] = hasher.size_bytes
                 if hasher.size_bytes > version.size_bytes:
                     return
 
-    def _check_room(self, version: Version) -> None:
-        held_bytes = sum(entry.stat().st_size for entry in self._directory.iterdir() if entry.suffix != _PART)
-        if held_bytes + version.size_bytes > self._bytes_max:
+    async def _paced(self, chunks: AsyncIterator[bytes], *, pace: Pace) -> AsyncIterator[bytes]:
+        """The same chunks, none of them asked for before its turn."""
+        async for chunk in chunks:
+            yield chunk
+            await self._clock.sleep_until(pace.taken(len(chunk), now_ns=self._clock.now_ns()))
+
+    def _make_room(self, version: Version, *, keep: frozenset[str]) -> None:
+        """There is room for it, if need be without files that are not in `keep`. Raises `ArtifactUnavailableError`."""
+        files = [entry for entry in self._directory.iterdir() if entry.suffix != _PART]
+        excess_bytes = sum(entry.stat().st_size for entry in files) + version.size_bytes - self._bytes_max
+        spare = [entry for entry in files if _is_ours(entry) and f"sha256:{entry.stem}" not in keep]
+        if excess_bytes > sum(entry.stat().st_size for entry in spare):
             raise ArtifactUnavailableError("download_bytes_max leaves no room for it now")
+        for entry in spare:
+            if excess_bytes > 0:
+                excess_bytes -= entry.stat().st_size
+                entry.unlink(missing_ok=True)
+                self.counters["files_gave_way"] += 1
 
 
 def _append(file: IO[bytes], chunk: bytes, hasher: Hasher) -> None:

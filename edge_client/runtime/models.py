@@ -144,9 +144,11 @@ class Models:
             path=path,
         )
         value = await _called(handling.loader, artifact, what="loader")
+        # Before it is warm, so that it is unloaded also when it does not get warm.
+        loaded = Loaded(value, version=version, unload=handling.unload and self._guarded(model, handling.unload))
         if handling.warm_up is not None:
             await _called(handling.warm_up, value, what="warm_up")
-        return Loaded(value, version=version, unload=handling.unload and self._guarded(model, handling.unload))
+        return loaded
 
     def _guarded(self, model: str, unload: Unload) -> Unload:
         def guarded(value: Any) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from edge_client.errors import BusUnavailableError
 from edge_client.protocol.messages import EdgeReport, MessageError, ReportReply, ServedModel, Switch, encode_edge
@@ -18,6 +20,7 @@ from edge_client.protocol.messages import EdgeReport, MessageError, ReportReply,
 if TYPE_CHECKING:
     from edge_client.config import EdgeConfig
     from edge_client.core.status import ModelStatus
+    from edge_client.protocol.observations import Observations
     from edge_client.runtime.ports import Bus, Clock
     from edge_client.runtime.signals import Pulse, Signal
     from edge_client.runtime.state import EdgeState
@@ -31,6 +34,10 @@ PATIENCE_NS: Final = 5_000 * MS
 SWITCH_REPORTS: Final = 3
 """How many successive reports carry a switch, since any of them may be lost."""
 SWITCHES_MAX: Final = 64
+OBSERVATION_REPORTS: Final = 3
+"""How many successive reports carry sheets of observations that grew, for the same reason."""
+ALL_OBSERVATIONS_NS: Final = 10_000 * MS
+"""How often all sheets are told, for nodes that began anew."""
 MODELS_MAX: Final = 256
 REASON_CHARS_MAX: Final = 200
 
@@ -45,6 +52,7 @@ class Report:
         life_id: str,
         state: EdgeState,
         statuses: Callable[[], tuple[ModelStatus, ...]],
+        observed: Callable[[], tuple[Observations, ...]] = tuple,
         bus: Bus,
         subject: str,
         inbox: str,
@@ -56,6 +64,7 @@ class Report:
         self._life_id = life_id
         self._state = state
         self._statuses = statuses
+        self._observed = observed
         self._bus = bus
         self._subject = subject
         self._inbox = inbox
@@ -63,6 +72,8 @@ class Report:
         self._wake = wake
         self._pulse = pulse
         self._told: dict[tuple[str, int], int] = {}
+        self._grown: dict[tuple[str, str, int], tuple[int, int]] = {}
+        self._all_told_at_ns: int | None = None
         self.accepted: bool | None = None
         """Whether the authority accepts this life under the edge id; None before it has answered."""
         self.refusal = ""
@@ -121,6 +132,14 @@ class Report:
             uncertainty_ns=self._state.uncertainty_ns(),
             leaving=leaving,
         )
+        for observations, untold_count, bare_count in _ever_shorter(self._observations(everything=leaving)):
+            try:
+                payload = encode_edge(msgspec.structs.replace(report, observations=observations))
+            except MessageError:
+                continue
+            self.counters["observations_untold"] += untold_count
+            self.counters["sketches_untold"] += bare_count
+            return payload
         while True:
             try:
                 return encode_edge(report)
@@ -146,6 +165,37 @@ class Report:
         for key in due:
             self._told[key] += 1
         return tuple(known[key] for key in due)
+
+    def _observations(self, *, everything: bool) -> tuple[Observations, ...]:
+        """Those that grew lately, the one begun first first; from time to time, and at the end, all."""
+        sheets, now_ns = self._observed(), self._clock.now_ns()
+        if self._all_told_at_ns is None or now_ns - self._all_told_at_ns >= ALL_OBSERVATIONS_NS:
+            everything, self._all_told_at_ns = True, now_ns
+        due, grown = [], {}
+        for sheet in sheets:
+            key = (sheet.model, sheet.version, sheet.generation)
+            count, reports_left = self._grown.get(key, (0, 0))
+            if count != sheet.count:
+                reports_left = OBSERVATION_REPORTS
+            if everything or reports_left > 0:
+                due.append(sheet)
+            grown[key] = (sheet.count, max(0, reports_left - 1))
+        self._grown = grown
+        return tuple(due)
+
+
+def _ever_shorter(sheets: tuple[Observations, ...]) -> Iterator[tuple[tuple[Observations, ...], int, int]]:
+    """All sheets, then less and less for one frame; with how many are left out, and how many are without sketches.
+
+    Old generations go first: nobody decides by them any more. Then the sketches: counts are enough for error rates.
+    """
+    newest = tuple({sheet.model: sheet for sheet in sheets}.values())
+    bare = tuple(msgspec.structs.replace(sheet, latencies={}, scores={}, labels={}) for sheet in newest)
+    old_count = len(sheets) - len(newest)
+    yield sheets, 0, 0
+    yield newest, old_count, 0
+    yield bare, old_count, len(bare)
+    yield (), len(sheets), 0
 
 
 def _served(status: ModelStatus) -> ServedModel:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_client.core.follower import Applied, EpochBegan, FetchSnapshot, Follower
 from edge_client.core.follower import Effect as FollowerEffect
-from edge_client.core.reading import Change, Loaded, Reading
+from edge_client.core.reading import Change, Loaded, Observe, Reading
 from edge_client.core.served import Served, Target
 from edge_client.core.status import ModelStatus
 from edge_client.errors import ClosedError, ConfigError
@@ -54,14 +54,16 @@ class Wakes:
 class EdgeState:
     """Reader, follower and the served models of one edge. Every method may be called from any thread."""
 
-    def __init__(self, *, config: EdgeConfig, clock: Clock, rng: Random, wakes: Wakes) -> None:
+    def __init__(
+        self, *, config: EdgeConfig, clock: Clock, rng: Random, wakes: Wakes, observe: Observe | None = None
+    ) -> None:
         self._config = config
         self._clock = clock
         self._wakes = wakes
         self._lock = threading.Lock()
         self._reader = Reader(terms=Terms(), rng=rng)
         self._follower = Follower(region=config.region, rng=rng, keeps_evidence=config.local is not None)
-        self._outlook = Outlook(reader=self._reader, follower=self._follower, unix_ms=clock.unix_ms)
+        self._outlook = Outlook(reader=self._reader, follower=self._follower, unix_ms=clock.unix_ms, observe=observe)
         self._windows: dict[str, ModelWindow] = {}
         self._urls: OrderedDict[str, None] = OrderedDict()
         self._tray: deque[Outgoing] = deque()

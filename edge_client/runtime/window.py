@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from edge_client.core.follower import Follower
-from edge_client.core.reading import Change, Guarantee, Loaded, Reading, Reason, bound_ms
+from edge_client.core.reading import Change, Guarantee, Loaded, Observe, Reading, Reason, bound_ms
 from edge_client.core.served import Choice, Served
 from edge_client.core.status import ModelStatus
 from edge_client.errors import EdgeError, UnsupportedRegionError
@@ -36,6 +36,8 @@ class Outlook:
     reader: Reader
     follower: Follower
     unix_ms: Callable[[], int]
+    observe: Observe | None = None
+    """Takes what the application reports of readings."""
     kept_unix_ms: int | None = None
     """When what the local tier kept was last known to be current, by wall time; None if it does not say."""
 
@@ -146,4 +148,5 @@ class ModelWindow:
             position=position,
             reason=Reason.LOCAL if local else Reason.MEMORY,
             age_estimate_ms=age_ms,
+            observe=outlook.observe,
         )

@@ -68,6 +68,7 @@ class Store:
             tier=Tier(FakeLocalTier(namespace="e", box=self.box)),
             urls=lambda: urls,
             rng=Random(1),
+            clock=HandClock(),
         )
 
 

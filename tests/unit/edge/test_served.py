@@ -219,7 +219,7 @@ def test_falls_back_to_what_was_served_last_and_keeps_it_meanwhile(desk):
     choice = desk.choose(now_ns=40 * MS)
     assert (choice.loaded.value, choice.generation, choice.bound_ns) == ("1", 1, None)
     assert desk.served.targets() == tuple(
-        Target(version=V[name], role=role) for name, role in (("3", "current"), ("2", "previous"), ("1", "previous"))
+        Target(version=V[name], role=role) for name, role in (("3", "current"), ("2", "previous"), ("1", "serving"))
     )
     desk.load("3")
     desk.choose(now_ns=41 * MS)

@@ -19,6 +19,7 @@ from edge_client.protocol.messages import (
     Verdict,
 )
 from edge_client.protocol.models import Assignment, ModelView, Pending, Policy, Terms, Version
+from edge_client.protocol.observations import Observations
 
 NONCE = bytes(range(16))
 _STABLE = Assignment(stable="1.0.0")
@@ -104,6 +105,27 @@ EDGE_MESSAGES: dict[str, Any] = {
         reads={"strong": 1_000},
         uncertainty_ns=300_000,
         leaving=True,
+    ),
+    "edge_report_observed": EdgeReport(
+        edge_id="edge-1",
+        life_id="l1",
+        epoch=2,
+        revision=42,
+        observations=(
+            Observations(
+                model="digits",
+                version="1.0.0",
+                generation=3,
+                count=9,
+                judged_count=5,
+                failed_count=1,
+                latencies={0: 1, 409: 8},
+                scores={-329: 1, 346: 2},
+                score_sum=1.5,
+                score_square_sum=2.25,
+                labels={"7": 8, "": 1},
+            ),
+        ),
     ),
 }
 SNAPSHOT = Snapshot(
