@@ -172,6 +172,7 @@ class Activations:
         deadline_ns = self._clock.now_ns() + model.policy.prefetch_ms * MS
         while True:
             model = self._model(change.model)
+            self._require_versions(model, change.assignment)  # another prefetch may have let them go meanwhile
             now_ns = self._clock.now_ns()
             readiness = self._fleet.view.readiness(
                 change.model, assignment=change.assignment, versions=model.versions, now_ns=now_ns

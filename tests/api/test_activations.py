@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from consistency_service.errors import UnknownOutcomeError
-from tests.api.served import LEASE_MS, Served, one_node
+from edge_client.protocol.models import Assignment
+from tests.api.served import LEASE_MS, Served, eventually, one_node
 from tests.api.test_models import code_of
 
 
@@ -134,6 +135,21 @@ async def test_it_waits_for_edges_as_long_as_the_policy_says(served: Served):
 
     assert {"edge-1": "still fetching or loading"} == response.json()["not_ready"]
     assert took_ms >= 300 + LEASE_MS
+
+
+async def test_a_version_that_goes_while_edges_get_ready_is_unknown(served: Served):
+    """Another prefetch takes the place of ours, so that nothing keeps our version any more."""
+    await served.model("m", "1.0.0", "2.0.0", prefetch_ms=5_000)
+    served.report("edge-1")
+    first = asyncio.create_task(served.activate("1.0.0"))
+    await eventually(lambda: served.node.metadata.state.models["m"].prefetch is not None)
+    second = asyncio.create_task(served.activate("2.0.0"))
+    await eventually(lambda: served.node.metadata.state.models["m"].prefetch == Assignment(stable="2.0.0"))
+    assert 204 == (await served.http.delete("/v1/models/m/versions/1.0.0")).status_code
+    served.report("edge-1")
+
+    assert (404, "unknown_version") == code_of(await first)
+    second.cancel()
 
 
 async def test_it_goes_on_as_soon_as_edges_are_ready_or_at_once_by_force(served: Served):
