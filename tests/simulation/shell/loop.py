@@ -101,6 +101,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._instant_step = 0
         self.set_exception_handler(self._uncaught)
 
+    @property
+    def unix_ms(self) -> int:
+        """Wall time, the same everywhere."""
+        return 1_700_000_000_000 + self.now_ns // 1_000_000
+
     # What the event loop protocol asks.
 
     def time(self) -> float:
@@ -218,7 +223,7 @@ class PortClock:
         return self._process.local_ns()
 
     def unix_ms(self) -> int:
-        return 1_700_000_000_000 + self._process.loop.now_ns // 1_000_000
+        return self._process.loop.unix_ms
 
     async def sleep_until(self, deadline_ns: int) -> None:
         process = self._process

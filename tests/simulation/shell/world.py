@@ -103,7 +103,7 @@ class World:
         key = Ed25519PrivateKey.from_private_bytes(Random(f"key {knobs.seed}").randbytes(32))
         self.signer = Signer(key)
         self.trust = trust_line(key.public_key())
-        self.store = FakeArtifactStore(unix_ms=lambda: self.loop.now_ns // MS)
+        self.store = FakeArtifactStore(unix_ms=lambda: loop.unix_ms)
         self.source_faults = SourceFaults()
         self.hiccup_chance = 0.0
         self.clock_ids: dict[str, SimClock] = {}
