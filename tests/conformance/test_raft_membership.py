@@ -113,8 +113,7 @@ class Load:
                 outcome = await leading[0].log.propose(command, timeout_ms=1_000)
                 if isinstance(outcome, Committed):
                     self.acknowledged.append((outcome.index, command))
-            # Far above the rate at which it compacts, a newcomer starves: see docs/measurements.md.
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.002)
 
 
 @pytest.mark.timeout(120)
@@ -222,6 +221,20 @@ async def test_a_follower_refuses_and_a_leader_hands_over_before_it_goes(growing
     assert outcome.leader_id not in {None, name}
     await growing.remove(name)
     await growing.commit(b"without it")
+
+
+async def test_a_removal_that_nobody_confirmed_is_not_called_done_when_it_is_asked_again(growing):
+    await growing.add("n2")
+    await growing.add("n3")
+    leader = await growing.leader()
+    others = [seat.log.status().node_id for seat in growing.alive() if seat is not leader]
+    for name in others:
+        await growing.close(name)
+
+    first = await leader.log.change_membership(RemoveMember(node_id=others[0]), timeout_ms=200)
+    assert isinstance(first, Unknown)
+    again = await leader.log.change_membership(RemoveMember(node_id=others[0]), timeout_ms=200)
+    assert isinstance(again, Unknown | NotLeader)
 
 
 async def test_a_newcomer_reads_after_everything_acknowledged_before(growing):

@@ -142,8 +142,12 @@ class Changes:
 
     async def _settled(self) -> None:
         """This node leads and has committed in its term, and the table in force with it; or it does not lead."""
-        while (replica := self._leading()) is not None and not replica.settled:  # noqa: ASYNC110 -- it is told nobody
+        while self._unsettled():  # noqa: ASYNC110 -- it is told nobody
             await asyncio.sleep(LOOK_S)
+
+    def _unsettled(self) -> bool:
+        replica = self._leading()
+        return replica is not None and (replica.members_pending or not replica.settled)
 
     async def _keeps_up(self, node_id: str, *, replica: Replica) -> bool:
         """Whether the newcomer got, within the shortest election timeout, all that the log held at its beginning."""
