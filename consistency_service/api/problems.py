@@ -38,6 +38,7 @@ class Kind:
 KINDS: Final[dict[str, Kind]] = {
     # The request itself
     "malformed": Kind(400, "Not a readable request", "the request body cannot be parsed"),
+    "cross_site": Kind(403, "Sent by another site", "a page of another site asked for this in the name of the browser's user; use the dashboard of this node, or ccs"),
     "not_found": Kind(404, "No such resource", "there is nothing at this path; see /openapi.json"),
     "method_not_allowed": Kind(405, "Method not allowed", "this path does not take this method; see the Allow header"),
     "slow_request": Kind(408, "Request too slow", "the body did not arrive in time; send it again"),
@@ -46,10 +47,12 @@ KINDS: Final[dict[str, Kind]] = {
     "invalid": Kind(422, "Not a valid request", "{field} is not valid"),
     "invalid_member": Kind(422, "Not a member's address", "a member has a node id, host:port for raft and a URL"),
     "request_id_reused": Kind(422, "Idempotency key reused", "this Idempotency-Key was used for another request; use a new one"),
+    "strategy_invalid": Kind(422, "Strategy cannot work", "the member faults lists everything that is wrong, each with its place"),
     "digest_mismatch": Kind(422, "Digest mismatch", "the bytes that arrived have the digest {digest}; nothing was stored"),
     # What is not there
     "unknown_model": Kind(404, "Unknown model", "there is no model {model}"),
     "unknown_version": Kind(404, "Unknown version", "model {model} has no version {version}"),
+    "unknown_rollout": Kind(404, "Unknown rollout", "there is no rollout {rollout_id}"),
     "unknown_member": Kind(404, "Unknown member", "the cluster has no such member"),
     "unknown_artifact": Kind(404, "Unknown artifact", "no artifact is stored under {digest}; upload it first"),
     "events_gone": Kind(410, "Events gone", "events after this position are not kept any more; read the present state, then go on from {position}"),
@@ -71,10 +74,17 @@ KINDS: Final[dict[str, Kind]] = {
     "change_pending": Kind(409, "Change pending", "another change of members is not settled yet; ask again"),
     "catching_up": Kind(409, "Catching up", "the node is listed without a vote and has not caught up yet; see that it runs, and ask again"),
     "fixed_membership": Kind(409, "Fixed membership", "a region on a log in memory has one node"),
+    "rollout_exists": Kind(409, "Rollout exists", "there is a rollout {rollout_id} already"),
+    "rollout_running": Kind(409, "Rollout running", "rollout {rollout_id} holds model {model} until it has ended; abort it, or wait"),
+    "move_refused": Kind(409, "Move refused", "a rollout that is {phase} has no {move}; it has {allowed}"),
+    "frozen": Kind(409, "Frozen", "{author} froze all starts and promotions: {reason}; aborts and rollbacks are possible"),
+    "not_baked": Kind(409, "Not baked", "the stage was healthy for {baked_ms} ms of {bake_ms} ms"),
+    "step_passed": Kind(409, "Step passed", "the rollout has moved on to step {step}"),
     "nothing_pending": Kind(409, "Nothing pending", "there is no pending activation {activation}"),
     "own_activation": Kind(409, "Own activation", "activation {activation} is settled by its own authority"),
     "assumption_replaced": Kind(409, "Authority moved on", "the authority is assumption {assumption} by now"),
     "generation_mismatch": Kind(412, "Generation mismatch", "model {model} is at generation {generation}, not at the one in If-Match; read it and decide again"),
+    "step_mismatch": Kind(412, "Step mismatch", "rollout {rollout_id} is at step {step}, not at the one in If-Match; read it and decide again"),
     # What cannot be answered just now
     "not_bootstrapped": Kind(503, "Not bootstrapped", "the region has no history yet; ask again in a moment"),
     "not_authority": Kind(503, "Authority changed", "the authority changed meanwhile; ask again with the same Idempotency-Key"),

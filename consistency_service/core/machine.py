@@ -10,56 +10,39 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-import msgspec
-
 from consistency_service.core import commands as c
+from consistency_service.core.ledger import OUTBOX_MAX
 from consistency_service.core.outcomes import Outcome
+from consistency_service.core.refusals import RefusalError
+from consistency_service.core.rollout_machine import RolloutMachine
 from consistency_service.core.state import (
     AuditEntry,
     Authority,
-    HistoryEntry,
     ModelState,
     RequestResult,
-    State,
     decode_state,
     encode_state,
 )
 from edge_client.protocol.digest import Digest
-from edge_client.protocol.messages import Event
-from edge_client.protocol.models import NAME_PATTERN, Pending
+from edge_client.protocol.models import NAME_PATTERN
 from edge_client.protocol.subjects import REGION_PATTERN
 
-OUTBOX_MAX: Final = 100_000
 REQUESTS_MAX: Final = 20_000
 AUDIT_MAX: Final = 10_000
-HISTORY_MAX: Final = 1_000
 MODELS_MAX: Final = 1_000
 VERSIONS_MAX: Final = 1_000
-CHANGES_MAX: Final = 16
 METADATA_BYTES_MAX: Final = 4 * 1024
-ASSIGNMENT_BYTES_MAX: Final = 4 * 1024
-"""With these three an event of the widest activation fits a region frame."""
 REQUEST_ID_LENGTH_MAX: Final = 256
-LEAD_NS_MAX: Final = 600 * 1_000_000_000
 
 NOT_CONSUMED: Final = frozenset({"not_authority", "number_passed", "not_bootstrapped", "activation_pending"})
 """Refusals that leave the request id free: the same request may be proposed again with a fresh reading."""
 
 
-class RefusalError(Exception):
-    """Ends a handler; becomes an outcome. Never leaves this module."""
-
-    def __init__(self, code: str, **detail: Any) -> None:
-        super().__init__(code)
-        self.code = code
-        self.detail = detail
-
-
-class MetadataMachine:
+class MetadataMachine(RolloutMachine):
     """Applies commands to a `State`. Not thread-safe; deterministic."""
 
     def __init__(self) -> None:
-        self.state = State()
+        super().__init__()
         self._handlers: dict[type, Callable[[Any], Outcome]] = {
             c.Bootstrap: self._bootstrap,
             c.AssumeAuthority: self._assume,
@@ -72,6 +55,12 @@ class MetadataMachine:
             c.RequestPrefetch: self._request_prefetch,
             c.DeleteVersion: self._delete_version,
             c.DeleteModel: self._delete_model,
+            c.CreateRollout: self._create_rollout,
+            c.MoveRollout: self._move_rollout,
+            c.StepRollout: self._step_rollout,
+            c.AccrueRollout: self._accrue_rollout,
+            c.ActivateRollout: self._activate_rollout,
+            c.SetFreeze: self._set_freeze,
         }
 
     def apply(self, command: c.AnyCommand) -> Outcome:
@@ -114,6 +103,7 @@ class MetadataMachine:
             assert all(version in model.versions for version in model.versions_in_use())
             assert model.pending is None or model.pending.generation == model.generation + 1
             assert (model.generation == 0) == (model.assignment is None)
+        self._check_rollouts()
 
     # ---- who may speak, and in turn
 
@@ -149,9 +139,6 @@ class MetadataMachine:
     def _refused(self, refusal: RefusalError) -> Outcome:
         return Outcome(code=refusal.code, revision=self.state.revision, detail=refusal.detail)
 
-    def _count(self, name: str) -> None:
-        self.state.counters[name] = self.state.counters.get(name, 0) + 1
-
     # ---- authority
 
     def _bootstrap(self, command: c.Bootstrap) -> Outcome:
@@ -173,106 +160,6 @@ class MetadataMachine:
         )
         self.state.last_number = 0
         return self._changed("AuthorityAssumed", command, detail={"node_id": command.node_id})
-
-    def _confirm(self, command: c.ConfirmAuthority) -> Outcome:
-        state = self.state
-        if command.published_through > state.published_through:
-            state.published_through = min(command.published_through, state.revision)
-            keep = next(
-                (i for i, e in enumerate(state.outbox) if e.revision > state.published_through), len(state.outbox)
-            )
-            del state.outbox[:keep]
-        settled = [
-            model
-            for model in state.models.values()
-            if model.pending is not None
-            and model.pending.revision in command.settled
-            and model.pending.clock_id == command.clock_id
-            and model.pending.effective_at_ns <= command.t0_ns
-        ]
-        return self._settle(settled, command) if settled else Outcome(revision=state.revision)
-
-    def _settle_pending(self, command: c.SettlePending) -> Outcome:
-        models = [m for m in self.state.models.values() if m.pending and m.pending.revision == command.activation]
-        if not models:
-            raise RefusalError("nothing_pending", activation=command.activation)
-        if any(m.pending and m.pending.clock_id == command.clock_id for m in models):
-            raise RefusalError("own_activation", activation=command.activation)
-        return self._settle(models, command)
-
-    def _settle(self, models: list[ModelState], command: c.Authorised) -> Outcome:
-        """The pending generations of these models are the present ones; one revision, one event."""
-        activations: list[int] = []
-        for model in models:
-            pending = model.pending
-            assert pending is not None and pending.generation == model.generation + 1
-            activations.append(pending.revision)
-            model.previous, model.assignment = model.assignment, pending.assignment
-            model.generation = pending.generation
-            model.pending = None
-            if model.prefetch == pending.assignment:
-                model.prefetch = None
-        detail = {"activations": sorted(set(activations)), "generations": {m.name: m.generation for m in models}}
-        return self._changed("ActivationSettled", command, models=models, detail=detail)
-
-    # ---- activation
-
-    def _activate(self, command: c.ActivateGeneration) -> Outcome:
-        names = [change.model for change in command.changes]
-        if not names or len(names) > CHANGES_MAX or len(set(names)) != len(names):
-            raise RefusalError("invalid", field="changes")
-        if not 0 < command.lead_ns <= LEAD_NS_MAX:
-            raise RefusalError("invalid", field="lead_ns")
-        models = [self._changeable(change) for change in command.changes]
-        revision = self.state.revision + 1
-        effective_at_unix_ms = command.proposed_at_unix_ms + command.lead_ns // 1_000_000
-        for model, change in zip(models, command.changes, strict=True):
-            model.pending = Pending(
-                revision=revision,
-                generation=model.generation + 1,
-                assignment=change.assignment,
-                effective_at_ns=command.effective_at_ns,
-                lead_ns=command.lead_ns,
-                clock_id=command.clock_id,
-                assumption=command.assumption,
-                immediate=command.immediate,
-            )
-            model.history.append(
-                HistoryEntry(
-                    generation=model.generation + 1,
-                    assignment=change.assignment,
-                    activation=revision,
-                    effective_at_unix_ms=effective_at_unix_ms,
-                    author=command.author,
-                )
-            )
-            del model.history[:-HISTORY_MAX]
-        detail = {
-            "generations": {m.name: m.generation + 1 for m in models},
-            "effective_at_unix_ms": effective_at_unix_ms,
-        }
-        return self._changed("ActivationScheduled", command, models=models, detail=detail)
-
-    def _changeable(self, change: c.Change) -> ModelState:
-        """The model, if this change may be made to it now; a refusal otherwise."""
-        model = self._model(change.model, generation_expected=change.generation_expected)
-        if model.pending is not None:
-            raise RefusalError("activation_pending", model=model.name, activation=model.pending.revision)
-        self._require_versions(model, change.assignment.versions())
-        if len(msgspec.msgpack.encode(change.assignment)) > ASSIGNMENT_BYTES_MAX:
-            raise RefusalError("invalid", field="assignment")
-        if model.assignment == change.assignment:
-            raise RefusalError("unchanged", model=model.name, generation=model.generation)
-        return model
-
-    def _request_prefetch(self, command: c.RequestPrefetch) -> Outcome:
-        model = self._model(command.model)
-        if command.assignment is not None:
-            self._require_versions(model, command.assignment.versions())
-        if model.prefetch == command.assignment:
-            return Outcome(revision=self.state.revision)
-        model.prefetch = command.assignment
-        return self._changed("PrefetchRequested", command, models=[model])
 
     # ---- models and versions
 
@@ -317,7 +204,9 @@ class MetadataMachine:
     def _delete_version(self, command: c.DeleteVersion) -> Outcome:
         model = self._model(command.model)
         self._require_versions(model, (command.version,))
-        if command.version in model.versions_in_use():
+        rollout = self.state.rollout_of(model.name)
+        held = rollout.versions_held(model.name) if rollout else ()
+        if command.version in (*model.versions_in_use(), *held):
             raise RefusalError("version_in_use", model=model.name, version=command.version)
         del model.versions[command.version]
         model.registered_at_unix_ms.pop(command.version, None)
@@ -325,58 +214,14 @@ class MetadataMachine:
 
     def _delete_model(self, command: c.DeleteModel) -> Outcome:
         model = self._model(command.model, generation_expected=command.generation_expected)
-        if model.pending is not None:
-            raise RefusalError("activation_pending", model=model.name, activation=model.pending.revision)
+        self._require_no_rollout(model)
+        self._require_settled(model)
         del self.state.models[model.name]
         return self._changed("ModelDeleted", command, removed=(model.name,))
-
-    # ---- pieces
-
-    def _model(self, name: str, *, generation_expected: int | None = None) -> ModelState:
-        model = self.state.models.get(name)
-        if model is None:
-            raise RefusalError("unknown_model", model=name)
-        if generation_expected is not None and generation_expected != model.generation:
-            raise RefusalError("generation_mismatch", model=name, generation=model.generation)
-        return model
-
-    def _require_versions(self, model: ModelState, versions: tuple[str, ...]) -> None:
-        for version in versions:
-            if version not in model.versions:
-                raise RefusalError("unknown_version", model=model.name, version=version)
-
-    def _changed(
-        self,
-        name: str,
-        command: c.Command,
-        *,
-        models: list[ModelState] | None = None,
-        removed: tuple[str, ...] = (),
-        detail: dict[str, Any] | None = None,
-    ) -> Outcome:
-        """One more revision, and its event in the outbox."""
-        state = self.state
-        state.revision += 1
-        state.outbox.append(
-            Event(
-                epoch=state.epoch,
-                revision=state.revision,
-                name=name,
-                at_unix_ms=command.proposed_at_unix_ms,
-                author=command.author,
-                detail=detail or {},
-                models=tuple(model.view() for model in models or ()),
-                removed=removed,
-            )
-        )
-        if len(state.outbox) > OUTBOX_MAX:
-            del state.outbox[0]
-            self._count("outbox_overflowed")
-        return Outcome(revision=state.revision, detail=detail or {})
 
 
 def _subject_of(command: c.Command) -> str:
     """The name of what a command is about, for the audit."""
     if isinstance(command, c.ActivateGeneration):
         return ",".join(change.model for change in command.changes)
-    return str(getattr(command, "model", ""))
+    return str(getattr(command, "model", "") or getattr(command, "rollout_id", ""))

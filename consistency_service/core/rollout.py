@@ -16,8 +16,15 @@ import msgspec
 from consistency_service.core.strategy import Strategy
 from edge_client.protocol.models import Assignment
 
+ROLLOUTS_MAX: Final = 1_000
+"""Kept of a region; those that ended are forgotten, oldest first."""
+RUNNING_MAX: Final = 100
 TRANSITIONS_MAX: Final = 500
 """Kept of one rollout; a retry without end drops the oldest."""
+REASON_CHARS_MAX: Final = 1_000
+EVIDENCE_BYTES_MAX: Final = 2 * 1024
+"""Of one transition; what is larger is dropped, and counted as `evidence_dropped`."""
+ACCRUAL_MS_MAX: Final = 60_000
 TARGETS_MAX: Final = 16
 STAGES_MAX: Final = 50
 
@@ -36,8 +43,11 @@ class Phase(StrEnum):
     ABORTING = "aborting"
     """The return to stable is decided, and not active yet."""
     ABORTED = "aborted"
+    """Somebody ended it: every edge is assigned what it was before, from the instant of the return."""
     FAILED = "failed"
+    """A stage failed; otherwise as aborted."""
     COMPLETED = "completed"
+    """The candidate is stable for everybody, from the instant of the last activation."""
 
     @property
     def ended(self) -> bool:
@@ -48,11 +58,18 @@ class Move(StrEnum):
     """What makes a rollout go from one phase to another; commands of callers first, then those of the authority."""
 
     START = "start"
+    """Get the edges of the first stage ready."""
     PAUSE = "pause"
+    """Stay as it is; times stop, edges keep what they serve."""
     RESUME = "resume"
+    """Go on where it was paused."""
     PROMOTE = "promote"
+    """On to the stage after the active one, or with `to_end` through all that are left, whatever bake time, analysis and
+    gate ask for. Edges get ready as for every stage."""
     ABORT = "abort"
+    """Back to stable. Nothing overtakes it, and nothing but a retry follows."""
     RETRY = "retry"
+    """From the first stage again, with the same edges first."""
     ACTIVATE = "activate"
     """Edges are ready: the stage is decided, and its instant."""
     PASS = "pass"  # noqa: S105 -- no password
@@ -66,6 +83,11 @@ class Move(StrEnum):
     COMPLETE = "complete"
     """The candidate becomes stable."""
 
+
+CALLERS: Final = frozenset({Move.START, Move.PAUSE, Move.RESUME, Move.PROMOTE, Move.ABORT, Move.RETRY})
+"""What people may order; everything else is the authority's."""
+STEPS: Final = frozenset({Move.PASS, Move.FAIL, Move.HOLD})
+"""What the authority decides without activating anything."""
 
 RUNNING: Final = (Phase.PREFETCHING, Phase.BAKING, Phase.WAITING)
 
@@ -105,6 +127,16 @@ TRANSITIONS: Final[dict[Phase, dict[Move, tuple[Phase, ...]]]] = {
 """Absence is the refusal. Several targets: which one depends on the strategy, or on whether anything was activated yet."""
 
 
+class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a model came by an assignment, and where a rollback from there leads."""
+
+    activation: int = 0
+    """The revision of the activation that made it. Models of one activation are a bundle: they are rolled back together."""
+    rollout_id: str = ""
+    """Of the rollout that made it, if one did."""
+    previous: Assignment | None = None
+
+
 class Target(msgspec.Struct, frozen=True, kw_only=True):
     """One model of a rollout: what it moves from and to."""
 
@@ -112,8 +144,13 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     candidate: str
     base: Assignment
     """What was assigned when the rollout started, and is again when it is aborted."""
-    before: Assignment | None = None
-    """What a rollback would have led to at that time."""
+    origin: Origin = Origin()
+    """How the base came to be, which an abort restores as well."""
+
+    @property
+    def before(self) -> Assignment | None:
+        """What a rollback would have led to when the rollout started."""
+        return self.origin.previous
 
 
 class Transition(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,6 +202,24 @@ class Rollout(msgspec.Struct, kw_only=True):
         """It holds its models: nobody else may activate them."""
         return self.phase is not Phase.DRAFT and not self.phase.ended
 
+    @property
+    def coming_stage(self) -> int:
+        """The one after the active stage: there is no other way on."""
+        return 0 if self.active_stage is None else self.active_stage + 1
+
+    def versions_held(self, model: str) -> tuple[str, ...]:
+        """The versions of this model that it may still assign, or restore as what a rollback leads to."""
+        return tuple(
+            version
+            for target in self.targets
+            if target.model == model
+            for version in (
+                target.candidate,
+                *target.base.versions(),
+                *(target.before.versions() if target.before else ()),
+            )
+        )
+
     def assignment_of(self, target: Target, *, stage: int) -> Assignment:
         """What a stage assigns; past the last one the candidate is stable. Never depends on how the stage was reached."""
         if stage >= len(self.strategy.stages):
@@ -176,6 +231,10 @@ class Rollout(msgspec.Struct, kw_only=True):
             salt=self.salt,
             cohort=self.strategy.cohort_of(stage),
         )
+
+    def __repr__(self) -> str:
+        stage = f"{self.stage + 1}/{len(self.strategy.stages)}"
+        return f"<Rollout {self.rollout_id} {self.phase.value} stage={stage} step={self.step}>"
 
 
 class Freeze(msgspec.Struct, frozen=True, kw_only=True):

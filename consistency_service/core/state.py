@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from consistency_service.core.outcomes import Outcome
+from consistency_service.core.rollout import Freeze, Origin, Rollout
 from edge_client.protocol.messages import Event, Snapshot
 from edge_client.protocol.models import Assignment, ModelView, Pending, Policy, Terms, Version
 from edge_client.protocol.position import Position
@@ -32,6 +33,8 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
     activation: int
     effective_at_unix_ms: int
     author: str
+    rollout_id: str = ""
+    """Of the rollout that activated it; `""`: a caller did."""
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,13 +59,29 @@ class ModelState(msgspec.Struct, kw_only=True):
     previous: Assignment | None = None
     pending: Pending | None = None
     prefetch: Assignment | None = None
+    origin: Origin | None = None
+    """How it came by its assignment."""
+    pending_origin: Origin | None = None
     versions: dict[str, Version] = {}
     registered_at_unix_ms: dict[str, int] = {}
     history: list[HistoryEntry] = []
 
+    def decided(self) -> tuple[Assignment, Origin] | None:
+        """What is assigned once everything decided is settled, and how it comes by it; None: nothing ever was."""
+        assignment, origin = self.assignment, self.origin
+        if self.pending is not None:
+            assignment, origin = self.pending.assignment, self.pending_origin
+        return None if assignment is None else (assignment, origin or Origin(previous=self.previous))
+
     def versions_in_use(self) -> tuple[str, ...]:
         """Every version that some assignment names, without repeats, in a fixed order."""
-        named = (self.assignment, self.pending and self.pending.assignment, self.previous, self.prefetch)
+        named = (
+            self.assignment,
+            self.pending and self.pending.assignment,
+            self.previous,
+            self.prefetch,
+            self.pending_origin and self.pending_origin.previous,
+        )
         return tuple(dict.fromkeys(v for assignment in named if assignment for v in assignment.versions()))
 
     def view(self) -> ModelView:
@@ -100,6 +119,9 @@ class State(msgspec.Struct, kw_only=True):
     audit: list[AuditEntry] = []
     requests: dict[str, RequestResult] = {}
     counters: dict[str, int] = {}
+    rollouts: dict[str, Rollout] = {}
+    """By id, oldest first."""
+    freeze: Freeze | None = None
 
     @property
     def position(self) -> Position:
@@ -107,7 +129,27 @@ class State(msgspec.Struct, kw_only=True):
 
     def pendings(self) -> dict[int, Pending]:
         """Pending activations by revision; one may span several models."""
-        return {m.pending.revision: m.pending for m in self.models.values() if m.pending is not None}
+        found: dict[int, Pending] = {}
+        for model in self.models.values():
+            if model.pending is not None:
+                found[model.pending.revision] = model.pending
+        return found
+
+    def rollout_of(self, model: str) -> Rollout | None:
+        """The running rollout that holds this model."""
+        for rollout in self.rollouts.values():
+            if rollout.running and any(target.model == model for target in rollout.targets):
+                return rollout
+        return None
+
+    def changed_with(self, model: str) -> tuple[ModelState, ...]:
+        """The models whose present assignments were made by one activation with this one's, it included: a rollback
+        of one of them takes the others along.
+        """
+        made = self.models[model].origin
+        if made is None or not made.activation:
+            return (self.models[model],)
+        return tuple(m for m in self.models.values() if m.origin and m.origin.activation == made.activation)
 
     def reader_snapshot(self) -> Snapshot:
         """What a reader needs to continue from here."""

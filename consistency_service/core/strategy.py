@@ -59,8 +59,9 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that an analysis looks at: candidate against stable over the same time, or against a bound.
 
     Exactly one limit is given: `worse_max` compares (the largest difference that is harmless: an increase of the error
-    rate, a drop of the mean score, a ratio of latency quantiles above 1, a drift), `bound` does not (the largest error rate,
-    latency or drift, the smallest mean score).
+    rate, a drop of the mean score, a ratio of latency quantiles above 1, a drift), `bound` does not (the largest error rate
+    or latency, the smallest mean score). A drift is from stable in any case, so there the two mean the same. An external
+    check takes neither, and says itself whether it is successful.
     """
 
     metric: Metric
@@ -75,6 +76,11 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     url: str = ""
     """Of `external` only: asked by POST every `interval_ms`; see the reference for what is sent and understood."""
     interval_ms: int = 10_000
+
+    @property
+    def compares(self) -> bool:
+        """It needs somebody who is on stable."""
+        return self.worse_max is not None or self.metric in {Metric.LABEL_DRIFT, Metric.SCORE_DRIFT}
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -118,5 +124,9 @@ class Strategy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         own = self.stages[stage].analysis
         if own is not None:
             return own
-        everybody = self.stages[stage].share_bp == SHARE_BP_MAX and self.cohort_of(stage) == CohortSelector()
-        return tuple(check for check in self.analysis if not everybody or check.worse_max is None)
+        everybody = self.reaches_everybody(stage)
+        return tuple(check for check in self.analysis if not everybody or not check.compares)
+
+    def reaches_everybody(self, stage: int) -> bool:
+        """Nobody is left on stable in this stage."""
+        return self.stages[stage].share_bp == SHARE_BP_MAX and self.cohort_of(stage) == CohortSelector()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from consistency_service.core import commands as c
+from consistency_service.core import ledger
 from consistency_service.core import machine as machine_module
 from consistency_service.core.machine import MetadataMachine
 from consistency_service.core.outcomes import Outcome
@@ -283,7 +284,7 @@ def test_the_outbox_holds_each_revision_once_and_is_trimmed_by_the_authority(mon
     machine.apply(beyond)
     assert machine.state.outbox == [] and machine.state.published_through == machine.state.revision
 
-    monkeypatch.setattr(machine_module, "OUTBOX_MAX", 2)
+    monkeypatch.setattr(ledger, "OUTBOX_MAX", 2)
     for name in ("x", "y", "z"):
         machine.apply(c.CreateModel(model=name, policy=Policy()))
     assert len(machine.state.outbox) == 2 and machine.state.counters["outbox_overflowed"] == 1
