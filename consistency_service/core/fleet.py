@@ -7,9 +7,13 @@ be true hangs on it: readiness only decides how long an activation waits.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
+from consistency_service.core.observed_totals import ObservedTotals
 from edge_client.protocol.messages import EdgeReport, Switch
 from edge_client.protocol.models import NAME_PATTERN, Assignment, Version
 
@@ -25,7 +29,7 @@ MODELS_PER_EDGE_MAX: Final = 256
 
 @dataclass(slots=True, kw_only=True)
 class EdgeView:
-    """The newest report of one edge, and its recent switches."""
+    """The newest report of one edge, without its observations, and its recent switches."""
 
     report: EdgeReport
     heard_at_ns: int
@@ -56,9 +60,11 @@ class Readiness:
 class Fleet:
     """Edges by id, the longest unheard first. Bounded; not thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, known: Callable[[str, str, int], bool] | None = None) -> None:
         self._edges: dict[str, EdgeView] = {}
         self.counters: Counter[str] = Counter()
+        self.observed = ObservedTotals(known=known, counters=self.counters)
+        """What came of readings, of all edges together; `known` says which version and generation of a model exist."""
 
     def report_received(self, report: EdgeReport, *, unix_ms: int, now_ns: int) -> bool:
         """Take it; False when another living process holds this edge id."""
@@ -69,6 +75,8 @@ class Fleet:
         if known is not None and known.report.life_id != report.life_id and self._holds(known, now_ns=now_ns):
             self.counters["edge_ids_taken"] += 1
             return False
+        self.observed.report_received(report, now_ns=now_ns)
+        report = msgspec.structs.replace(report, observations=())
         view = EdgeView(report=report, heard_at_ns=now_ns, heard_at_unix_ms=unix_ms)
         if known is not None:
             view.switches = known.switches
@@ -120,6 +128,7 @@ class Fleet:
     def check_invariants(self) -> None:
         assert len(self._edges) <= EDGES_MAX
         assert all(edge_id == view.report.edge_id for edge_id, view in self._edges.items())
+        self.observed.check_invariants()
 
     def _forget(self, *, now_ns: int) -> None:
         """Reports re-insert their edge at the end, so the longest unheard is first, and the newest is never forgotten."""

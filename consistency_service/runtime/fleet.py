@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from consistency_service.core.fleet import Fleet
+from consistency_service.core.state import State
 from consistency_service.runtime.ports import Clock
 from edge_client.protocol.messages import EdgeReport
 
 
 class FleetDriver:
-    """The fleet view on the event loop."""
+    """The fleet view on the event loop. `state` is what the region has decided, as far as this node knows."""
 
-    def __init__(self, *, clock: Clock) -> None:
-        self.view = Fleet()
+    def __init__(self, *, clock: Clock, state: Callable[[], State]) -> None:
+        self._state = state
+        self.view = Fleet(known=self._known)
         self._clock = clock
         self._heard = asyncio.Event()
 
@@ -31,3 +34,11 @@ class FleetDriver:
                 await self._heard.wait()
         except TimeoutError:
             return
+
+    def _known(self, model: str, version: str, generation: int) -> bool:
+        """Whether any edge can have read this version under this generation."""
+        held = self._state().models.get(model)
+        if held is None or version not in held.versions:
+            return False
+        newest = held.generation if held.pending is None else held.pending.generation
+        return 0 < generation <= newest

@@ -96,7 +96,7 @@ class Node:
             subjects=subjects,
             peers_bus_works=self._peers_bus_works,
         )
-        self.fleet = FleetDriver(clock=clock)
+        self.fleet = FleetDriver(clock=clock, state=lambda: self.metadata.state)
         self.activations = Activations(metadata=self.metadata, authority=core, fleet=self.fleet, clock=clock)
         self._snapshots = Snapshots(metadata=self.metadata, signer=signer)
         self._answers = Answers(

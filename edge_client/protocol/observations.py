@@ -76,10 +76,13 @@ def observations_fault(observations: Observations) -> str | None:
     for counts in (o.latencies, o.scores, o.labels):
         if any(count < 1 for count in counts.values()) or sum(counts.values()) > o.count:
             return "counts that are not positive, or of more readings than there were"
-    # Rounding included, so many values of at most `VALUE_MAX` add up to no more than this. (False for what is no number.)
-    most = o.count * VALUE_MAX * 1.001
-    if not (abs(o.score_sum) <= most and 0 <= o.score_square_sum <= most * VALUE_MAX):
-        return "sums that such scores cannot have"
+    # A little is left for rounding; by Cauchy and Schwarz; and no comparison holds of what is no number.
+    score_count = sum(o.scores.values())
+    squares_max = score_count * VALUE_MAX * VALUE_MAX * 1.001
+    if not (0 <= o.score_square_sum <= squares_max and abs(o.score_sum) <= score_count * VALUE_MAX * 1.001):
+        return "sums that so many scores cannot have"
+    if o.score_sum * o.score_sum > o.score_square_sum * score_count * (1 + 1e-6) + 1e-9:
+        return "a sum that does not go with the sum of squares"
     return None
 
 

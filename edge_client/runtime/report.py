@@ -190,12 +190,16 @@ def _ever_shorter(sheets: tuple[Observations, ...]) -> Iterator[tuple[tuple[Obse
     Old generations go first: nobody decides by them any more. Then the sketches: counts are enough for error rates.
     """
     newest = tuple({sheet.model: sheet for sheet in sheets}.values())
-    bare = tuple(msgspec.structs.replace(sheet, latencies={}, scores={}, labels={}) for sheet in newest)
+    bare = tuple(_without_sketches(sheet) for sheet in newest)
     old_count = len(sheets) - len(newest)
     yield sheets, 0, 0
     yield newest, old_count, 0
     yield bare, old_count, len(bare)
     yield (), len(sheets), 0
+
+
+def _without_sketches(sheet: Observations) -> Observations:
+    return msgspec.structs.replace(sheet, latencies={}, scores={}, score_sum=0.0, score_square_sum=0.0, labels={})
 
 
 def _served(status: ModelStatus) -> ServedModel:

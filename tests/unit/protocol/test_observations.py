@@ -95,6 +95,8 @@ def test_what_an_honest_edge_tells_has_no_fault():
         {"score_square_sum": math.inf},
         {"score_square_sum": -1.0},
         {"score_square_sum": 1e20},
+        {"score_sum": 1.9e9, "score_square_sum": 1.0},
+        {"scores": {}},
         {"labels": {"x": 11}},
         {"labels": {"x": -1}},
         {"labels": {"x" * 65: 1}},
