@@ -90,7 +90,7 @@ class Authority:
         self._assume_due_ns = 0
         self._settle_due_ns = 0
         self._epoch = 0
-        self._epoch_seen_at_ns = 0
+        self._silent_until_ns = 0
         self._pending_seen_at_ns: dict[int, int] = {}
         self._published_through = 0
         self._unheard_since_ns: int | None = None
@@ -182,7 +182,7 @@ class Authority:
             return None
         if not self.is_authority:
             return self._assume_due_ns
-        return max(self._confirm_due_ns, self._silent_until_ns())
+        return max(self._confirm_due_ns, self._silent_until_ns)
 
     # ---- answers
 
@@ -199,7 +199,7 @@ class Authority:
 
     def silent(self, *, now_ns: int) -> bool:
         """In the first kappa * (L + margin) that this life knows the epoch, nothing is promised (section 7)."""
-        return not self._machine.state.epoch or now_ns < self._silent_until_ns()
+        return not self._machine.state.epoch or now_ns < self._silent_until_ns
 
     def choose_instant(self, *, now_ns: int) -> Instant | None:
         """The next number and the instant `now + L + margin`; None unless we may decide now."""
@@ -218,8 +218,9 @@ class Authority:
 
     def check_invariants(self) -> None:
         state = self._machine.state
-        assert self._pending_seen_at_ns.keys() == state.pendings().keys() or self._epoch != state.epoch
-        assert self._published_through <= state.revision or self._epoch != state.epoch
+        if self._epoch == state.epoch:
+            assert self._pending_seen_at_ns.keys() == state.pendings().keys()
+            assert self._published_through <= state.revision
 
     def __repr__(self) -> str:
         role = "authority" if self.is_authority else "leading" if self._leading else "following"
@@ -231,16 +232,14 @@ class Authority:
         """Note when this life first saw the epoch and each pending activation; forget those that are gone."""
         state = self._machine.state
         if state.epoch != self._epoch:
-            self._epoch, self._epoch_seen_at_ns = state.epoch, now_ns
+            terms = state.terms
+            silence_ns = Drift(terms.rho_ppm).faster_ns(terms.lease_ns + terms.margin_ns)
+            self._epoch, self._silent_until_ns = state.epoch, now_ns + silence_ns
             self._pending_seen_at_ns.clear()
             self._published_through = 0
         pendings = state.pendings()
         if pendings.keys() != self._pending_seen_at_ns.keys():
             self._pending_seen_at_ns = {r: self._pending_seen_at_ns.get(r, now_ns) for r in pendings}
-
-    def _silent_until_ns(self) -> int:
-        terms = self._machine.state.terms
-        return self._epoch_seen_at_ns + Drift(terms.rho_ppm).faster_ns(terms.lease_ns + terms.margin_ns)
 
     def _next_number(self) -> int:
         self._number += 1

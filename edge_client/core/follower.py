@@ -215,7 +215,7 @@ class Follower:
         return (*self._snapshot_frames, *(frame for _, frame in self._event_frames))
 
     def check_invariants(self) -> None:
-        assert all(position > self.position for position in self._early)
+        assert not self._early or min(self._early) > self.position
         assert len(self._early) <= EARLY_EVENTS_MAX
         assert len(self.models) <= MODELS_MAX
         assert len(self._snapshot_frames) <= CHUNKS_MAX

@@ -212,8 +212,8 @@ class Reader:
 
     def tick(self, *, now_ns: int) -> tuple[Effect, ...]:
         """Whatever is due: forget old requests, ask clocks."""
-        for nonce in [n for n, (sent_at_ns, _) in self._requests.items() if now_ns - sent_at_ns >= REQUEST_LIFE_NS]:
-            del self._requests[nonce]
+        while self._requests and now_ns - next(iter(self._requests.values()))[0] >= REQUEST_LIFE_NS:
+            del self._requests[next(iter(self._requests))]  # they stand in the order in which they were sent
         if not self._trusted:
             return ()
         effects: list[Effect] = []
@@ -238,11 +238,13 @@ class Reader:
         """When `tick` next has something to do."""
         if not self._trusted:
             return None
-        due = [c.request_due_ns for c in self._clocks.values() if c.request_due_ns is not None]
-        due += [c.extra_at_ns[0] for c in self._clocks.values() if c.extra_at_ns]
-        if self._sample_all_due_ns is not None:
-            due.append(self._sample_all_due_ns)
-        return min(due, default=None)
+        due_ns = FOREVER_NS if self._sample_all_due_ns is None else self._sample_all_due_ns
+        for clock in self._clocks.values():
+            if clock.request_due_ns is not None and clock.request_due_ns < due_ns:
+                due_ns = clock.request_due_ns
+            if clock.extra_at_ns and clock.extra_at_ns[0] < due_ns:
+                due_ns = clock.extra_at_ns[0]
+        return None if due_ns == FOREVER_NS else due_ns
 
     # ---- answers
 
@@ -308,7 +310,7 @@ class Reader:
         assert len(self._waiting) <= BEACONS_KEPT
         assert len(self._requests) <= REQUESTS_MAX
         assert len(self._clocks) <= CLOCKS_MAX
-        assert all(beacon.position > self.position for beacon in self._waiting)
+        assert not self._waiting or min(beacon.position for beacon in self._waiting) > self.position
         assert self._trusted or (self._lease_until_ns == NEVER_NS and not self._clocks)
 
     def __repr__(self) -> str:

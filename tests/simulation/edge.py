@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 from edge_client.config import EdgeConfig
 from edge_client.core.follower import FetchSnapshot
 from edge_client.core.reading import Guarantee, Loaded, Reading
+from edge_client.core.served import Served
 from edge_client.errors import EdgeError
 from edge_client.protocol.messages import Beacon, ClockReply, Event, SnapshotChunk, SnapshotRefused
-from edge_client.protocol.position import ORIGIN, Position
+from edge_client.protocol.models import Pending
+from edge_client.protocol.position import ORIGIN
 from edge_client.protocol.reader import SendClockRequest
 from edge_client.runtime.state import EdgeState, Wakes
 from edge_client.runtime.window import SHUT, Window
 from tests.simulation.clock import MS, S, SimClock
-from tests.simulation.judge import Key
+from tests.simulation.judge import Era
 from tests.simulation.process import Account, Process
 
 if TYPE_CHECKING:
@@ -87,12 +89,12 @@ class SimEdge(Process):
         wakes = Wakes(send=_nothing, targets=self._targets_changed, changes=_nothing)
         self.state = EdgeState(config=self.config, clock=self._port, rng=Random(self.world.rng.random()), wakes=wakes)
         self._position = ORIGIN
-        self._keys: dict[str, Key | None] = {}
+        self._eras: list[tuple[Era, Pending | None, Served]] = []
         self._windows: dict[str, Window] = {}
         self._asked_for: set[tuple[str, str]] = set()
         self._targets = True
         self._tick_at_ns = 0
-        self._accounts = {model: Account(self, model=model) for model in self.world.models}
+        self._account = Account(self)
         for model in self.world.models:
             self._windows[model] = SHUT
             self.state.register(model, show=partial(self._windows.__setitem__, model))
@@ -166,36 +168,36 @@ class SimEdge(Process):
         at_ns = max(at_ns, now_ns + MS)
         if not self._tick_at_ns or at_ns < self._tick_at_ns:
             self._tick_at_ns = at_ns
-            self.at_local_ns(at_ns, self._tick_if_due, at_ns)
+            real_ns = max(self.clock.reached_ns(at_ns), self.free_at_ns)
+            self.world.at(real_ns, self._tick_if_due, self.life, at_ns)
 
-    def _tick_if_due(self, at_ns: int, now_ns: int) -> None:
+    def _tick_if_due(self, life: int, at_ns: int) -> None:
         if at_ns == self._tick_at_ns:
-            self.tick(now_ns)
+            self.run(life, self.tick)
 
     # ---- what is said
 
     def account(self, until_ns: int, until_local_ns: int) -> None:
-        since, until = self._since, (until_ns, until_local_ns)
-        if until <= since:
+        since = self._since
+        if until_ns <= since[0]:
             return
-        self._since = until
+        until = self._since = (until_ns, until_local_ns)
         state = self.state
         follower, reader = state._follower, state._reader
         may_be_strong = reader.trusted and follower.epoch_current and not follower.unsupported
-        for model, key in self._keys.items():
-            if key is None:
-                continue
-            pending = follower.models[model].pending
-            crossed = pending is not None and state._windows[model].served._crossed == pending.revision
-            self._accounts[model].walk(
-                reader,
-                key=key,
-                pending=pending,
-                crossed=crossed,
-                may_be_strong=may_be_strong,
-                since=since,
-                until=until,
-            )
+        for era, pending, served in self._eras:
+            if pending is None:
+                self._account.plain(reader, era=era, may_be_strong=may_be_strong, since=since, until=until)
+            else:
+                self._account.walk(
+                    reader,
+                    era=era,
+                    pending=pending,
+                    crossed=served._crossed == pending.revision,
+                    may_be_strong=may_be_strong,
+                    since=since,
+                    until=until,
+                )
 
     def is_current(self, now_ns: int) -> bool:
         """Strong at the newest revision, for every model that can be."""
@@ -222,29 +224,24 @@ class SimEdge(Process):
         expected = self.world.truth.views.get(position)
         if follower.models != expected:
             judge.accuse("history", self.world.now_ns, f"{self.name} at {position} believes in another history")
-        self._keys = {
-            model: self._key(model, position, view.generation)
+        truth, windows = self.world.truth, self.state._windows
+        self._eras = [
+            (truth.era_at(model, position, view.generation), view.pending, windows[model].served)
             for model, view in follower.models.items()
-            if model in self._accounts
-        }
-
-    def _key(self, model: str, position: Position, generation: int) -> Key | None:
-        if model not in self.world.truth.created:
-            return None
-        return self.world.truth.key(model, position, generation)
+            if model in windows and model in truth.created
+        ]
 
     def _check(self, model: str, reading: Reading, *, now_ns: int) -> None:
         world, real_ns = self.world, self.world.now_ns
         judge, truth = world.judge, world.truth
         judge.seen[f"read_{reading.guarantee}"] += 1
-        key = truth.key(model, reading.position, reading.generation)
+        era = truth.era_at(model, reading.position, reading.generation)
         if reading.guarantee is Guarantee.STRONG:
-            judge.strong(model, key, begin_ns=real_ns, end_ns=real_ns, who=f"{self.name} read")
-        assignment = truth.assignments[model].get(key)
+            judge.strong(era, begin_ns=real_ns, end_ns=real_ns, who=f"{self.name} read")
+        assignment = truth.assignments[model].get(era.key)
         bound_ms = reading.staleness_bound_ms
-        judge.bound(
-            model, key, bound_ns=None if bound_ms is None else bound_ms * MS, at_ns=real_ns, who=f"{self.name} read"
-        )
+        bound_ns = None if bound_ms is None else bound_ms * MS
+        judge.bound(era, bound_ns=bound_ns, at_ns=real_ns, who=f"{self.name} read")
         if assignment is None:
             judge.accuse("cohort", real_ns, f"{self.name} {reading!r} was never decided")
             return

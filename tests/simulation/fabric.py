@@ -17,6 +17,7 @@ from edge_client.protocol.messages import Event
 from tests.simulation.clock import MS, on_grain
 
 if TYPE_CHECKING:
+    from tests.simulation.knobs import Knobs
     from tests.simulation.node import SimNode
     from tests.simulation.process import Process
     from tests.simulation.world import World
@@ -55,7 +56,7 @@ class Log:
                 return
         elif world.rng.random() < knobs.lost_proposal_chance and command is not None:
             return
-        delay_ns = world.rng.randrange(1, 2 * knobs.delay_ns)
+        delay_ns = world.drawn_ns(2 * knobs.delay_ns)
         if command is not None and world.rng.random() < knobs.late_proposal_chance:
             delay_ns += world.rng.randrange(knobs.late_ns)
             world.judge.seen["late_proposals"] += 1
@@ -74,12 +75,12 @@ class Log:
         if world.tracing:
             world.trace("log", "commit", (len(self.entries), command, outcome))
         for node in world.nodes:
-            delay_ns = world.rng.randrange(1, world.knobs.apply_ns)
+            delay_ns = world.drawn_ns(world.knobs.apply_ns)
             world.at(world.now_ns + on_grain(delay_ns), self.show, node, len(self.entries))
 
     def show(self, node: SimNode, index: int) -> None:
         """The node hears that everything up to `index` is committed."""
-        if node.name not in self.cannot_learn and not self.closed:
+        if node.name not in self.cannot_learn and not self.closed and not node.has_applied(self, index):
             node.run(None, node.learn, self, index)
 
 
@@ -101,21 +102,38 @@ class Bus:
 
     def carry(self, target: Process, from_ns: int, act: Callable[..., None], *args: Any) -> None:
         """The way from the middle, or from `from_ns` on, to `target`."""
-        world, knobs, rng = self._world, self._world.knobs, self._world.rng
-        copies = 1
-        if knobs.loss_chance and rng.random() < knobs.loss_chance:
-            copies = 0
-        elif knobs.repeat_chance and rng.random() < knobs.repeat_chance:
-            copies = 2
-        for _ in range(copies):
-            delay_ns = rng.randrange(1, knobs.delay_ns)
-            if knobs.late_chance and rng.random() < knobs.late_chance:
-                delay_ns += rng.randrange(knobs.late_ns)
-            world.at(from_ns + on_grain(delay_ns), self._arrive, target, act, args)
+        for at_ns in self._arrivals(from_ns):
+            self._world.at(at_ns, self._arrive, target, act, args)
+
+    def ask_clock(self, source: Process, node: SimNode, nonce: bytes) -> None:
+        """As `send`; a clock is shown at a glance."""
+        if source.name not in self.cannot_send:
+            for at_ns in self._arrivals(source.free_at_ns):
+                self._world.at(at_ns, self._glance, source, node, nonce)
+
+    def _arrivals(self, from_ns: int) -> tuple[int, ...]:
+        """When what is sent at `from_ns` arrives: never, once or twice."""
+        world, knobs = self._world, self._world.knobs
+        if knobs.loss_chance and world.rng.random() < knobs.loss_chance:
+            return ()
+        once_ns = from_ns + self._delay_ns(world, knobs)
+        if knobs.repeat_chance and world.rng.random() < knobs.repeat_chance:
+            return (once_ns, from_ns + self._delay_ns(world, knobs))
+        return (once_ns,)
+
+    def _delay_ns(self, world: World, knobs: Knobs) -> int:
+        delay_ns = world.drawn_ns(knobs.delay_ns)
+        if knobs.late_chance and world.rng.random() < knobs.late_chance:
+            delay_ns += world.drawn_ns(knobs.late_ns)
+        return on_grain(delay_ns)
 
     def _arrive(self, target: Process, act: Callable[..., None], args: tuple[Any, ...]) -> None:
         if target.name not in self.cannot_hear:
             target.run(None, act, *args)
+
+    def _glance(self, source: Process, node: SimNode, nonce: bytes) -> None:
+        if node.name not in self.cannot_hear:
+            node.glance(node.clock_request_received, source, nonce)
 
     # ---- the stream, as the relay sees it
 
@@ -155,12 +173,12 @@ class Bus:
         world = self._world
         if node.name in self.cannot_send or world.rng.random() < world.knobs.loss_chance / 4:
             return
-        delay_ns = world.rng.randrange(1, max(2, min(world.knobs.delay_ns, 20 * MS)))
+        delay_ns = world.drawn_ns(min(world.knobs.delay_ns, 20 * MS))
         world.at(node.free_at_ns + on_grain(delay_ns), act, *args)
 
     def _reply(self, node: SimNode, act: Callable[..., None], *args: Any) -> None:
         world = self._world
         if node.name in self.cannot_hear or world.rng.random() < world.knobs.loss_chance / 4:
             return
-        delay_ns = world.rng.randrange(1, max(2, min(world.knobs.delay_ns, 20 * MS)))
+        delay_ns = world.drawn_ns(min(world.knobs.delay_ns, 20 * MS))
         world.at(world.now_ns + on_grain(delay_ns), node.run, node.life, act, *args)

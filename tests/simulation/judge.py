@@ -10,8 +10,9 @@ epoch is another history.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from consistency_service.core import commands as c
@@ -35,6 +36,31 @@ class Key(NamedTuple):
     generation: int
 
 
+class Era:
+    """One generation on record: when it really was active, and what was said of it so far."""
+
+    __slots__ = ("first_ns", "floor_ns", "key", "last_ns", "last_who", "model", "next", "start_ns", "superseded_ns")
+
+    def __init__(self, *, model: str, key: Key) -> None:
+        self.model = model
+        self.key = key
+        self.next: Era | None = None
+        self.start_ns = FAR_NS
+        """When it really became active; far away if it never did."""
+        self.superseded_ns = FAR_NS
+        """When the next generation of this incarnation really became active; far away if none did."""
+        self.first_ns = FAR_NS
+        """The earliest end of an answer or of a promise."""
+        self.last_ns = -1
+        """The latest invocation of an answer, by `last_who`."""
+        self.last_who = ""
+        self.floor_ns = FAR_NS
+        """The earliest answer or promise of anything newer."""
+
+    def __repr__(self) -> str:
+        return f"{self.model} {self.key}"
+
+
 class Violation(NamedTuple):
     """Something was said that is not true."""
 
@@ -51,7 +77,8 @@ class Truth:
         self._clocks = clocks
         self.views: dict[Position, dict[str, ModelView]] = {Position(0, 0): {}}
         self.created: dict[str, list[Position]] = {}
-        self.starts: dict[str, dict[Key, int]] = {}
+        self.eras: dict[str, dict[Key, Era]] = {}
+        self._in_order: dict[str, list[Era]] = {}
         self.assignments: dict[str, dict[Key, Assignment]] = {}
         self.effects: Counter[tuple[int, str]] = Counter()
         """How often each request id changed anything, by epoch: a restore from a backup may forget that it did."""
@@ -83,13 +110,13 @@ class Truth:
         self.views[state.position] = views
         if isinstance(command, c.CreateModel):
             self.created.setdefault(command.model, []).append(state.position)
-            self.starts.setdefault(command.model, {})[Key(*state.position, 0)] = now_ns
+            self._start(command.model, Key(*state.position, 0), now_ns)
         elif isinstance(command, c.ActivateGeneration):
             clock = self._clocks[command.clock_id]
             start_ns = max(now_ns, clock.real_ns(command.effective_at_ns))
             for change in command.changes:
                 key = self.key(change.model, state.position, views[change.model].generation + 1)
-                self.starts[change.model][key] = start_ns
+                self._start(change.model, key, start_ns)
                 self.assignments.setdefault(change.model, {})[key] = change.assignment
         return outcome
 
@@ -101,21 +128,59 @@ class Truth:
         for name, model in state.models.items():
             self.created.setdefault(name, []).append(state.position)
             key = Key(*state.position, model.generation)
-            self.starts.setdefault(name, {})[key] = now_ns
+            self._start(name, key, now_ns)
             if model.assignment is not None:
                 self.assignments.setdefault(name, {})[key] = model.assignment
             if model.previous is not None:
                 before = key._replace(generation=model.generation - 1)
-                self.starts[name][before] = now_ns
+                self._start(name, before, now_ns)
                 self.assignments[name][before] = model.previous
 
     def key(self, model: str, position: Position, generation: int) -> Key:
         created = self.created[model]
         return Key(*created[bisect_right(created, position) - 1], generation)
 
-    def superseded_ns(self, model: str, key: Key) -> int:
-        """When the next generation of this incarnation really became active; far away if none did."""
-        return self.starts[model].get(key._replace(generation=key.generation + 1), FAR_NS)
+    def era(self, model: str, key: Key) -> Era:
+        """What is on record of one generation, though it be only that somebody named it."""
+        eras = self.eras.setdefault(model, {})
+        era = eras.get(key)
+        if era is None:
+            era = eras[key] = Era(model=model, key=key)
+            in_order = self._in_order.setdefault(model, [])
+            at = bisect_right(in_order, key, key=_key_of)
+            in_order.insert(at, era)
+            era.floor_ns = min((newer.first_ns for newer in in_order[at + 1 :]), default=FAR_NS)
+            following = eras.get(key._replace(generation=key.generation + 1))
+            if following is not None:
+                era.next, era.superseded_ns = following, following.start_ns
+            before = eras.get(key._replace(generation=key.generation - 1))
+            if before is not None:
+                before.next = era
+        return era
+
+    def era_at(self, model: str, position: Position, generation: int) -> Era:
+        """The one that `generation` is for whoever stands at `position`."""
+        return self.era(model, self.key(model, position, generation))
+
+    def era_after(self, era: Era) -> Era:
+        """The next generation of the same incarnation."""
+        return era.next or self.era(era.model, era.key._replace(generation=era.key.generation + 1))
+
+    def older_than(self, era: Era) -> Iterator[Era]:
+        """All older ones of the model, the newest first."""
+        in_order = self._in_order[era.model]
+        for at in range(bisect_left(in_order, era.key, key=_key_of) - 1, -1, -1):
+            yield in_order[at]
+
+    def _start(self, model: str, key: Key, start_ns: int) -> None:
+        self.era(model, key).start_ns = start_ns
+        before = self.eras[model].get(key._replace(generation=key.generation - 1))
+        if before is not None:
+            before.superseded_ns = start_ns
+
+
+def _key_of(era: Era) -> Key:
+    return era.key
 
 
 class Judge:
@@ -125,80 +190,58 @@ class Judge:
         self._truth = truth
         self.violations: list[Violation] = []
         self.seen: Counter[str] = Counter()
-        self._keys: dict[str, list[Key]] = {}
-        self._first: dict[tuple[str, Key], int] = {}  # the earliest end of an answer or of a promise
-        self._last: dict[tuple[str, Key], tuple[int, str]] = {}  # the latest invocation of an answer
-        self._floor: dict[tuple[str, Key], int] = {}  # the earliest answer or promise of anything newer
+        self.strong_ns = 0
+        """For how long readers would have answered strongly, in all."""
 
     def accuse(self, rule: str, at_ns: int, what: str) -> None:
         if len(self.violations) < VIOLATIONS_MAX:
             self.violations.append(Violation(rule, at_ns, what))
 
-    def strong(self, model: str, key: Key, *, begin_ns: int, end_ns: int, who: str) -> None:
-        """`who` would have said strong(key) at every instant of `[begin_ns, end_ns)`."""
-        starts = self._truth.starts[model]
-        start_ns = starts.get(key)
-        if start_ns is None or begin_ns < start_ns:
-            self.accuse("active", begin_ns, f"{who} strong({model} {key}) from {begin_ns}, active from {start_ns}")
-        superseded_ns = starts.get(key._replace(generation=key.generation + 1), FAR_NS)
-        if end_ns > superseded_ns:
-            self.accuse("active", end_ns, f"{who} strong({model} {key}) until {end_ns}, superseded {superseded_ns}")
-        self._said(model, key, invoked_last_ns=end_ns, returned_first_ns=begin_ns, who=who)
+    def strong(self, era: Era, *, begin_ns: int, end_ns: int, who: str) -> None:
+        """`who` would have said strong(era) at every instant of `[begin_ns, end_ns)`."""
+        if begin_ns < era.start_ns:
+            self.accuse("active", begin_ns, f"{who} strong({era}) from {begin_ns}, active from {era.start_ns}")
+        if end_ns > era.superseded_ns:
+            self.accuse("active", end_ns, f"{who} strong({era}) until {end_ns}, superseded {era.superseded_ns}")
+        self._said(era, invoked_last_ns=end_ns, returned_first_ns=begin_ns, who=who)
 
-    def strong_call(self, model: str, key: Key, *, invoked_ns: int, returned_ns: int, who: str) -> None:
-        """`who` was asked at one instant and answered strong(key) at a later one."""
-        starts = self._truth.starts[model]
-        start_ns = starts.get(key)
-        superseded_ns = starts.get(key._replace(generation=key.generation + 1), FAR_NS)
-        if start_ns is None or returned_ns < start_ns or invoked_ns > superseded_ns:
-            what = f"{who} strong({model} {key}) in {invoked_ns}..{returned_ns}, active {start_ns}..{superseded_ns}"
+    def strong_call(self, era: Era, *, invoked_ns: int, returned_ns: int, who: str) -> None:
+        """`who` was asked at one instant and answered strong(era) at a later one."""
+        if returned_ns < era.start_ns or invoked_ns > era.superseded_ns:
+            what = f"{who} strong({era}) in {invoked_ns}..{returned_ns}, active {era.start_ns}..{era.superseded_ns}"
             self.accuse("active", returned_ns, what)
-        self._said(model, key, invoked_last_ns=invoked_ns, returned_first_ns=returned_ns, who=who)
+        self._said(era, invoked_last_ns=invoked_ns, returned_first_ns=returned_ns, who=who)
 
-    def told(self, model: str, key: Key, *, at_ns: int, who: str) -> None:
-        """A caller heard that `key`, or its deletion, is complete."""
+    def told(self, era: Era, *, at_ns: int, who: str) -> None:
+        """A caller heard that the activation, or the deletion before it, is complete."""
         self.seen["told"] += 1
-        self._newer(model, key, at_ns, f"{who} told {model} {key}")
+        self._newer(era, at_ns, f"{who} told {era}")
 
-    def bound(self, model: str, key: Key, *, bound_ns: int | None, at_ns: int, who: str) -> None:
-        """`who` said at `at_ns` that `key` had been active at most `bound_ns` before."""
-        if bound_ns is not None and at_ns - self._truth.superseded_ns(model, key) > bound_ns:
-            stale_ns = at_ns - self._truth.superseded_ns(model, key)
-            self.accuse("bound", at_ns, f"{who} {model} {key} bound {bound_ns} but stale for {stale_ns}")
+    def bound(self, era: Era, *, bound_ns: int | None, at_ns: int, who: str) -> None:
+        """`who` said at `at_ns` that it had been active at most `bound_ns` before."""
+        if bound_ns is not None and (stale_ns := at_ns - era.superseded_ns) > bound_ns:
+            self.accuse("bound", at_ns, f"{who} {era} bound {bound_ns} but stale for {stale_ns}")
 
-    def _said(self, model: str, key: Key, *, invoked_last_ns: int, returned_first_ns: int, who: str) -> None:
-        at = (model, key)
-        if at not in self._floor:
-            self._add(model, key)
-        if invoked_last_ns > self._floor[at]:
-            what = f"{who} strong({model} {key}) at {invoked_last_ns}, newer since {self._floor[at]}"
+    def _said(self, era: Era, *, invoked_last_ns: int, returned_first_ns: int, who: str) -> None:
+        if invoked_last_ns > era.floor_ns:
+            what = f"{who} strong({era}) at {invoked_last_ns}, newer since {era.floor_ns}"
             self.accuse("inversion", invoked_last_ns, what)
-        if at not in self._last or invoked_last_ns > self._last[at][0]:
-            self._last[at] = (invoked_last_ns, who)
+        if invoked_last_ns > era.last_ns:
+            era.last_ns, era.last_who = invoked_last_ns, who
         # "Nothing is active" is said as soon as a deletion has applied, which waits for nobody: it ends older answers of
         # older epochs only. That the caller of a deletion is told ends the others (`told`).
-        ends = key if key.generation else Key(key.epoch, 0, 0)
-        if returned_first_ns < self._first.get((model, ends), FAR_NS):
-            self._newer(model, ends, returned_first_ns, f"{who} strong({model} {key})")
+        ends = era if era.key.generation else self._truth.era(era.model, Key(era.key.epoch, 0, 0))
+        if returned_first_ns < ends.first_ns:
+            self._newer(ends, returned_first_ns, f"{who} strong({era})")
 
-    def _newer(self, model: str, key: Key, at_ns: int, what: str) -> None:
-        at = (model, key)
-        if at not in self._floor:
-            self._add(model, key)
-        if at_ns >= self._first.get(at, FAR_NS):
+    def _newer(self, era: Era, at_ns: int, what: str) -> None:
+        if at_ns >= era.first_ns:
             return
-        self._first[at] = at_ns
-        for older in self._keys[model]:
-            if older >= key:
-                break
-            if at_ns < self._floor[model, older]:
-                self._floor[model, older] = at_ns
-                last = self._last.get((model, older))
-                if last is not None and last[0] > at_ns:
-                    self.accuse("inversion", last[0], f"{last[1]} strong({model} {older}) at {last[0]}; {what} {at_ns}")
-
-    def _add(self, model: str, key: Key) -> None:
-        keys = self._keys.setdefault(model, [])
-        keys.append(key)
-        keys.sort()
-        self._floor[model, key] = min((self._first.get((model, k), FAR_NS) for k in keys if k > key), default=FAR_NS)
+        era.first_ns = at_ns
+        for older in self._truth.older_than(era):
+            if older.floor_ns <= at_ns:
+                break  # the floor of what is older still is no higher
+            older.floor_ns = at_ns
+            if older.last_ns > at_ns:
+                said = f"{older.last_who} strong({older}) at {older.last_ns}"
+                self.accuse("inversion", older.last_ns, f"{said}; {what} {at_ns}")

@@ -15,6 +15,7 @@ from consistency_service.core.authority import AskPeersForBus, Authority, Effect
 from consistency_service.core.commands import AnyCommand
 from consistency_service.core.machine import MetadataMachine
 from consistency_service.core.outcomes import Outcome
+from consistency_service.core.state import ModelState
 from edge_client.protocol.messages import (
     Beacon,
     ClockReply,
@@ -27,7 +28,7 @@ from edge_client.protocol.position import Position
 from edge_client.protocol.reader import Effect as ReaderEffect
 from edge_client.protocol.reader import Reader, SendClockRequest
 from tests.simulation.clock import MS, S, SimClock
-from tests.simulation.judge import Key
+from tests.simulation.judge import Era
 from tests.simulation.process import Account, Process
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 IDLE_NS = 100 * MS
+FOLLOWING_IDLE_NS = 300 * MS
+"""A driver wakes every 100 ms; where nobody leads it finds nothing to do but to ask clocks, which beacons cause as well."""
 RELAY_TIMEOUT_NS = 1 * S
 RELAY_RETRY_NS = 250 * MS
 SNAPSHOT_EVERY = 40
@@ -78,8 +81,8 @@ class SimNode(Process):
         self._callbacks: dict[int, Callback] = {}
         self.waiting: list[tuple[Callable[[], bool], Callable[[int], None]]] = []
         self._position = Position(0, 0)
-        self._keys: dict[str, Key] = {}
-        self._accounts = {model: Account(self, model=model) for model in world.models}
+        self._eras: list[tuple[Era, ModelState]] = []
+        self._account = Account(self)
         self._tail: tuple[int, str | None] | None = None
         self._relay_busy_until_ns = 0
         self.applied_index = 0
@@ -124,6 +127,10 @@ class SimNode(Process):
         if self.kept is None or self.applied_index >= self.kept[0] + SNAPSHOT_EVERY:
             self.kept = (self.applied_index, self.machine.snapshot())
 
+    def has_applied(self, log: Log, index: int) -> bool:
+        """There is nothing to learn up to `index`."""
+        return log is self.log and self.applied_index >= index
+
     def install(self, index: int, payload: bytes, log: Log, now_ns: int) -> None:
         """A snapshot of the log comes in place of entries that we lack."""
         if log is self.log and index > self.applied_index:
@@ -146,7 +153,8 @@ class SimNode(Process):
         callback = self._callbacks.pop(entry.token, None)
         if callback is not None:
             callback(outcome, now_ns)
-        self._wake_waiting(now_ns)
+        if self.waiting:
+            self._wake_waiting(now_ns)
 
     def _restore(self, payload: bytes, now_ns: int) -> None:
         self.machine.restore(payload)
@@ -197,14 +205,13 @@ class SimNode(Process):
 
     def _loop(self, now_ns: int) -> None:
         """As `AuthorityDriver.run` and `Answers._sample_clocks`."""
-        self._status_changed(now_ns)
-        self._carry_out(self.authority.tick(now_ns=now_ns), now_ns)
+        self._status_changed(now_ns)  # which ticks where we lead; where we do not, there is nothing to do
         self._effects += self.reader.tick(now_ns=now_ns)
-        due = [now_ns + IDLE_NS]
+        due_ns = now_ns + (IDLE_NS if self.leading else FOLLOWING_IDLE_NS)
         for deadline_ns in (self.authority.next_deadline_ns(), self.reader.next_deadline_ns()):
-            if deadline_ns is not None:
-                due.append(deadline_ns)  # noqa: PERF401
-        self.at_local_ns(max(now_ns + MS, min(due)), self._loop)
+            if deadline_ns is not None and deadline_ns < due_ns:
+                due_ns = deadline_ns
+        self.at_local_ns(max(now_ns + MS, due_ns), self._loop)
 
     def _carry_out(self, effects: tuple[Effect, ...], now_ns: int) -> None:
         for effect in effects:
@@ -370,51 +377,60 @@ class SimNode(Process):
                 self.after_ns(20 * MS, self.read_strong, model, invoked_ns)
             return
         generation = state.generation + 1 if standing.serve_next else state.generation
-        key = world.truth.key(model, self.machine.state.position, generation)
+        era = world.truth.era_at(model, self.machine.state.position, generation)
         world.judge.seen["log_reads"] += 1
-        world.judge.strong_call(
-            model, key, invoked_ns=invoked_ns, returned_ns=world.now_ns, who=f"{self.name} through the log"
-        )
+        who = f"{self.name} through the log"
+        world.judge.strong_call(era, invoked_ns=invoked_ns, returned_ns=world.now_ns, who=who)
 
     def account(self, until_ns: int, until_local_ns: int) -> None:
-        since, until = self._since, (until_ns, until_local_ns)
-        if until <= since:
+        since = self._since
+        if until_ns <= since[0]:
             return
-        self._since = until
-        if not self.reader.trusted:
+        until = self._since = (until_ns, until_local_ns)
+        reader = self.reader
+        if not reader.trusted:
             return
-        state = self.machine.state
-        if self._spoken_epoch != state.epoch and not self.authority.silent(now_ns=since[1]):
-            self._spoken_epoch = state.epoch
-        for model, key in self._keys.items():
-            self._accounts[model].walk(
-                self.reader,
-                key=key,
-                pending=state.models[model].pending,
-                crossed=False,
-                may_be_strong=self._spoken_epoch == state.epoch,
-                since=since,
-                until=until,
-            )
+        epoch = self.machine.state.epoch
+        if self._spoken_epoch != epoch and not self.authority.silent(now_ns=since[1]):
+            self._spoken_epoch = epoch
+        may_be_strong = self._spoken_epoch == epoch
+        for era, model in self._eras:
+            pending = model.pending
+            if pending is None:
+                self._account.plain(reader, era=era, may_be_strong=may_be_strong, since=since, until=until)
+            else:
+                self._account.walk(
+                    reader,
+                    era=era,
+                    pending=pending,
+                    crossed=False,
+                    may_be_strong=may_be_strong,
+                    since=since,
+                    until=until,
+                )
 
     def after(self, now_ns: int) -> None:
-        effects, self._effects = self._effects, []
-        for effect in effects:
-            if isinstance(effect, SendClockRequest):
-                self.world.ask_clocks(self, effect)
+        if self._effects:
+            effects, self._effects = self._effects, []
+            for effect in effects:
+                if isinstance(effect, SendClockRequest):
+                    self.world.ask_clocks(self, effect)
         state = self.machine.state
         if state.outbox or self._tail is not None:
             self._relay()
-        if state.position != self._position:
-            if state.position < self._position:
-                self.world.judge.accuse("position", self.world.now_ns, f"{self.name} went back to {state.position}")
-            self._position = state.position
-            truth = self.world.truth
-            self._keys = {
-                name: truth.key(name, state.position, model.generation)
-                for name, model in state.models.items()
-                if name in self._accounts
-            }
-            self.machine.check_invariants()
+        if state.revision != self._position.revision or state.epoch != self._position.epoch:
+            self._moved()
         self.authority.check_invariants()
         self.reader.check_invariants()
+
+    def _moved(self) -> None:
+        world, state, position = self.world, self.machine.state, self.machine.state.position
+        if position < self._position:
+            world.judge.accuse("position", world.now_ns, f"{self.name} went back to {position}")
+        self._position = position
+        self._eras = [
+            (world.truth.era_at(name, position, model.generation), model)
+            for name, model in state.models.items()
+            if name in world.models
+        ]
+        self.machine.check_invariants()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edge_client.protocol.models import Pending
 from edge_client.protocol.reader import Reader
 from tests.simulation.clock import SimClock, on_grain
-from tests.simulation.judge import Key
+from tests.simulation.judge import Era
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -45,18 +45,34 @@ class Process:
         if now_ns < self.free_at_ns:
             world.at(self.free_at_ns, self.run, life, act, *args)
             return
-        local_ns = self.clock.read(now_ns)
-        done_ns = now_ns
-        knobs = world.knobs
-        if knobs.pause_chance and world.rng.random() < knobs.pause_chance:
-            done_ns += on_grain(world.rng.randrange(1, knobs.pause_ns))
-        self.account(done_ns, local_ns if done_ns == now_ns else self.clock.read(done_ns))
-        self.free_at_ns = done_ns
+        local_ns = self.local_ns = self.clock.read(now_ns)
+        if world.knobs.pause_chance and (pause_ns := world.drawn_pause_ns()):
+            self.free_at_ns = now_ns + pause_ns
+            self.account(self.free_at_ns, self.clock.read(self.free_at_ns))
+        else:
+            self.free_at_ns = now_ns
+            self.account(now_ns, local_ns)
         if world.tracing:
             world.trace(self.name, act.__name__, args)
-        self.local_ns = local_ns
         act(*args, local_ns)
         self.after(local_ns)
+        world.step_count += 1
+
+    def glance(self, act: Callable[..., None], *args: Any) -> None:
+        """As `run`, for a step that reads the clock and changes nothing, so that there is nothing to account for or to
+        check. It may pause all the same."""
+        world = self.world
+        if not self.alive:
+            return
+        now_ns = world.now_ns
+        if now_ns < self.free_at_ns:
+            world.at(self.free_at_ns, self.glance, act, *args)
+            return
+        self.local_ns = self.clock.read(now_ns)
+        self.free_at_ns = now_ns + world.drawn_pause_ns()
+        if world.tracing:
+            world.trace(self.name, act.__name__, args)
+        act(*args, self.local_ns)
         world.step_count += 1
 
     def after_ns(self, delay_ns: int, act: Callable[..., None], *args: Any) -> None:
@@ -83,40 +99,53 @@ class Process:
 class Account:
     """What one reader would have said of one model, told to the judge."""
 
-    __slots__ = ("clock", "judge", "model", "truth", "who")
+    __slots__ = ("clock", "judge", "truth", "who")
 
-    def __init__(self, process: Process, *, model: str) -> None:
+    def __init__(self, process: Process) -> None:
         self.clock = process.clock
         self.judge = process.world.judge
         self.truth = process.world.truth
-        self.model = model
         self.who = process.name
+
+    def plain(
+        self, reader: Reader, *, era: Era, may_be_strong: bool, since: tuple[int, int], until: tuple[int, int]
+    ) -> None:
+        """Account for `[since, until)` with nothing pending: strong to the end of the lease. Instants are in real and in
+        local time, and on the grain."""
+        begin_ns, local_ns = since
+        end_ns, local_end_ns = until
+        lease_ns = reader.lease_until_ns
+        if may_be_strong and lease_ns > local_ns:
+            strong_end_ns = end_ns if lease_ns >= local_end_ns else self.clock.real_ns(lease_ns)
+            if strong_end_ns > begin_ns:
+                self.judge.strong(era, begin_ns=begin_ns, end_ns=strong_end_ns, who=self.who)
+                self.judge.strong_ns += strong_end_ns - begin_ns
+        if era.superseded_ns < end_ns:
+            self._bounds(reader, era, None, serve_next=False, here_ns=local_ns, last_ns=local_end_ns - 1)
 
     def walk(
         self,
         reader: Reader,
         *,
-        key: Key,
-        pending: Pending | None,
+        era: Era,
+        pending: Pending,
         crossed: bool,
         may_be_strong: bool,
         since: tuple[int, int],
         until: tuple[int, int],
     ) -> None:
-        """Account for `[since, until)`, each in real and in local time and on the grain. `key` is before any pending."""
+        """As `plain`, piece by piece, while an activation is pending. `era` is the one before it."""
         here_real_ns, here_ns = since
         until_ns, end_ns = until
         clock = self.clock
         while here_ns < end_ns:
-            said, change_ns = key, None
-            if pending is None:
-                strong_ns = reader.lease_until_ns
-            elif crossed:
-                said, strong_ns = key._replace(generation=pending.generation), reader.lease_until_ns
+            said, change_ns = era, None
+            if crossed:
+                said, strong_ns = self.truth.era_after(era), reader.lease_until_ns
             else:
                 standing = reader.standing(pending, now_ns=here_ns)
                 if standing.serve_next:
-                    said = key._replace(generation=key.generation + 1)
+                    said = self.truth.era_after(era)
                 strong_ns, change_ns = standing.strong_until_ns, standing.changes_at_ns
             if change_ns is not None and here_ns < change_ns < end_ns:
                 next_ns, next_real_ns = change_ns, clock.real_ns(change_ns)
@@ -125,16 +154,16 @@ class Account:
             if may_be_strong and strong_ns > here_ns:
                 strong_end_ns = next_real_ns if strong_ns >= next_ns else clock.real_ns(strong_ns)
                 if strong_end_ns > here_real_ns:
-                    self.judge.strong(self.model, said, begin_ns=here_real_ns, end_ns=strong_end_ns, who=self.who)
-                    self.judge.seen["strong_ns"] += strong_end_ns - here_real_ns
-            if self.truth.superseded_ns(self.model, said) < next_real_ns:
-                self._bounds(reader, said, pending, serve_next=said != key, here_ns=here_ns, last_ns=next_ns - 1)
+                    self.judge.strong(said, begin_ns=here_real_ns, end_ns=strong_end_ns, who=self.who)
+                    self.judge.strong_ns += strong_end_ns - here_real_ns
+            if said.superseded_ns < next_real_ns:
+                self._bounds(reader, said, pending, serve_next=said is not era, here_ns=here_ns, last_ns=next_ns - 1)
             here_ns, here_real_ns = next_ns, next_real_ns
 
     def _bounds(
         self,
         reader: Reader,
-        said: Key,
+        said: Era,
         pending: Pending | None,
         *,
         serve_next: bool,
@@ -146,4 +175,4 @@ class Account:
         for local_ns in (here_ns, last_ns):
             bound_ns = reader.staleness_bound_ns(pending, serve_next=serve_next, now_ns=local_ns)
             at_ns = self.clock.real_ns(local_ns)
-            self.judge.bound(self.model, said, bound_ns=bound_ns, at_ns=at_ns, who=self.who)
+            self.judge.bound(said, bound_ns=bound_ns, at_ns=at_ns, who=self.who)

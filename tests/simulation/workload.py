@@ -128,8 +128,8 @@ class Activation(Request):
         if node.machine.state.epoch != position.epoch:
             return
         for model, generation in outcome.detail["generations"].items():
-            key = world.truth.key(model, position, generation)
-            world.judge.told(model, key, at_ns=world.now_ns, who=node.name)
+            era = world.truth.era_at(model, position, generation)
+            world.judge.told(era, at_ns=world.now_ns, who=node.name)
 
 
 class Deletion(Request):
@@ -148,8 +148,8 @@ class Deletion(Request):
         epoch = node.machine.state.epoch
         assert isinstance(self.command, c.DeleteModel)
         if epoch == self.world.truth.position.epoch:
-            key = Key(epoch, outcome.revision, 0)
-            self.world.judge.told(self.command.model, key, at_ns=self.world.now_ns, who=node.name)
+            era = self.world.truth.era(self.command.model, Key(epoch, outcome.revision, 0))
+            self.world.judge.told(era, at_ns=self.world.now_ns, who=node.name)
 
 
 def bootstrap_commands(world: World) -> list[c.AnyCommand]:

@@ -119,7 +119,7 @@ class World:
             virtual_ns=self.now_ns,
             healed_ns=healed_ns,
             step_count=self.step_count,
-            seen=dict(self.judge.seen),
+            seen=dict(self.judge.seen) | {"strong_ns": self.judge.strong_ns},
             digest=self._digest.hexdigest() if self.tracing else "",
             trace=self.lines,
         )
@@ -129,6 +129,17 @@ class World:
         self._digest.update(line.encode())
         if len(self.lines) < 200_000:
             self.lines.append(line[:TRACE_LINE_CHARS])
+
+    def drawn_ns(self, limit_ns: int) -> int:
+        """A whole number from 1 to `limit_ns`. As `randrange`, in a fraction of its time."""
+        return 1 + int(self.rng.random() * limit_ns)
+
+    def drawn_pause_ns(self) -> int:
+        """How long a step takes; most take no time."""
+        knobs = self.knobs
+        if knobs.pause_chance and self.rng.random() < knobs.pause_chance:
+            return on_grain(self.drawn_ns(knobs.pause_ns))
+        return 0
 
     # ---- names
 
@@ -158,7 +169,7 @@ class World:
     def ask_clocks(self, source: Process, request: SendClockRequest) -> None:
         for node in self.nodes:
             if request.clock_id in (None, node.authority.clock_id):
-                self.bus.send(source, node, node.clock_request_received, source, request.nonce)
+                self.bus.ask_clock(source, node, request.nonce)
 
     def ask_snapshot(self, edge: SimEdge, request: FetchSnapshot) -> None:
         self.judge.seen["snapshots_asked"] += 1
@@ -193,8 +204,9 @@ class World:
             return None
         self.nemesis.heal()
         while self.now_ns < begun_ns + HEAL_NS and not self.judge.violations:
-            self.play(on_grain(self.now_ns + LOOK_NS))
-            self.now_ns = max(self.now_ns, begun_ns)
+            until_ns = on_grain(self.now_ns + LOOK_NS)
+            self.play(until_ns)
+            self.now_ns = until_ns
             if self._peaceful():
                 return self.now_ns - begun_ns
             if not self._heap:

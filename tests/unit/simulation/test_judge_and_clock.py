@@ -10,7 +10,7 @@ from consistency_service.core import commands as c
 from edge_client.protocol.models import Assignment, Policy, Terms
 from edge_client.protocol.position import Position
 from tests.simulation.clock import GRAIN_NS, S, SimClock, on_grain
-from tests.simulation.judge import Judge, Key, Truth
+from tests.simulation.judge import Era, Judge, Key, Truth
 from tests.simulation.knobs import FAULTS, drawn
 from tests.support.region import activation, version
 
@@ -46,18 +46,22 @@ def judge(clock) -> Judge:
     return Judge(truth)
 
 
+def era(judge: Judge, key: Key) -> Era:
+    return judge._truth.era("m", key)
+
+
 def rules(judge: Judge) -> list[str]:
     return [violation.rule for violation in judge.violations]
 
 
 def test_what_is_true_may_be_said(judge):
-    judge.strong("m", G0, begin_ns=0, end_ns=5 * S, who="a")
-    judge.strong("m", G1, begin_ns=5 * S, end_ns=9 * S, who="a")
-    judge.strong("m", G2, begin_ns=9 * S, end_ns=20 * S, who="b")
-    judge.told("m", G1, at_ns=5 * S, who="n")
-    judge.strong_call("m", G1, invoked_ns=4 * S, returned_ns=6 * S, who="n")
-    judge.strong_call("m", G1, invoked_ns=9 * S, returned_ns=30 * S, who="n")
-    judge.bound("m", G1, bound_ns=1 * S, at_ns=10 * S, who="a")
+    judge.strong(era(judge, G0), begin_ns=0, end_ns=5 * S, who="a")
+    judge.strong(era(judge, G1), begin_ns=5 * S, end_ns=9 * S, who="a")
+    judge.strong(era(judge, G2), begin_ns=9 * S, end_ns=20 * S, who="b")
+    judge.told(era(judge, G1), at_ns=5 * S, who="n")
+    judge.strong_call(era(judge, G1), invoked_ns=4 * S, returned_ns=6 * S, who="n")
+    judge.strong_call(era(judge, G1), invoked_ns=9 * S, returned_ns=30 * S, who="n")
+    judge.bound(era(judge, G1), bound_ns=1 * S, at_ns=10 * S, who="a")
 
     assert [] == rules(judge)
 
@@ -66,41 +70,41 @@ def test_what_is_true_may_be_said(judge):
     ("key", "begin_ns", "end_ns"), [(G0, 0, 5 * S + 1), (G1, 5 * S - 1, 6 * S), (G2, 1, 2), (Key(1, 2, 3), 10, 11)]
 )
 def test_a_nanosecond_outside_is_noticed(judge, key, begin_ns, end_ns):
-    judge.strong("m", key, begin_ns=begin_ns, end_ns=end_ns, who="a")
+    judge.strong(era(judge, key), begin_ns=begin_ns, end_ns=end_ns, who="a")
 
     assert ["active"] == rules(judge)
 
 
 def test_two_readers_that_overlap_contradict_each_other_in_either_order(judge):
-    judge.strong("m", G1, begin_ns=6 * S, end_ns=9 * S, who="a")
-    judge.strong("m", G2, begin_ns=9 * S - 1, end_ns=10 * S, who="b")
+    judge.strong(era(judge, G1), begin_ns=6 * S, end_ns=9 * S, who="a")
+    judge.strong(era(judge, G2), begin_ns=9 * S - 1, end_ns=10 * S, who="b")
     assert ["active", "inversion"] == rules(judge)
     judge.violations.clear()
-    judge.strong("m", G1, begin_ns=5 * S, end_ns=9 * S, who="c")
+    judge.strong(era(judge, G1), begin_ns=5 * S, end_ns=9 * S, who="c")
 
     assert ["inversion"] == rules(judge)
 
 
 def test_what_a_caller_was_told_counts_as_an_answer(judge):
-    judge.strong("m", G0, begin_ns=0, end_ns=4 * S, who="a")
-    judge.told("m", G1, at_ns=4 * S, who="n")
+    judge.strong(era(judge, G0), begin_ns=0, end_ns=4 * S, who="a")
+    judge.told(era(judge, G1), at_ns=4 * S, who="n")
     assert [] == rules(judge)
-    judge.told("m", G1, at_ns=4 * S - 1, who="n")
+    judge.told(era(judge, G1), at_ns=4 * S - 1, who="n")
 
     assert ["inversion"] == rules(judge)
 
 
 def test_a_call_is_judged_by_when_it_began_and_when_it_ended(judge):
-    judge.strong_call("m", G1, invoked_ns=3 * S, returned_ns=5 * S - 1, who="n")
-    judge.strong_call("m", G1, invoked_ns=9 * S + 1, returned_ns=10 * S, who="n")
+    judge.strong_call(era(judge, G1), invoked_ns=3 * S, returned_ns=5 * S - 1, who="n")
+    judge.strong_call(era(judge, G1), invoked_ns=9 * S + 1, returned_ns=10 * S, who="n")
 
     assert ["active", "active"] == rules(judge)
 
 
 def test_a_bound_that_is_too_short_by_a_nanosecond_is_noticed(judge):
-    judge.bound("m", G0, bound_ns=None, at_ns=50 * S, who="a")
-    judge.bound("m", G1, bound_ns=S, at_ns=10 * S, who="a")
-    judge.bound("m", G1, bound_ns=S - 1, at_ns=10 * S, who="a")
+    judge.bound(era(judge, G0), bound_ns=None, at_ns=50 * S, who="a")
+    judge.bound(era(judge, G1), bound_ns=S, at_ns=10 * S, who="a")
+    judge.bound(era(judge, G1), bound_ns=S - 1, at_ns=10 * S, who="a")
 
     assert ["bound"] == rules(judge)
 
