@@ -104,6 +104,9 @@ class RaftLogConfig:
     compaction_min_entries: int = 5_000
     """The log is replaced by a snapshot beyond this many entries. Higher spares snapshots; lower shortens a restart."""
 
+    compaction_min_bytes: int = 64 << 20
+    """And beyond this many bytes of entries, however few they are. Memory and disk hold the log twice over meanwhile."""
+
     command_bytes_max: int = 1 << 20
     batch_bytes_max: int = 4 << 20
     """Entries sent to a follower in one message, one command more at most."""
@@ -155,5 +158,7 @@ class RaftLogConfig:
             raise ConfigError(f"durability is fsync or process, not {self.durability!r}")
         if self.compaction_min_entries < 10:
             raise ConfigError("compaction_min_entries must be at least 10")
+        if self.compaction_min_bytes < self.command_bytes_max:
+            raise ConfigError("compaction_min_bytes must hold a whole command")
         if self.command_bytes_max > self.batch_bytes_max:
             raise ConfigError("batch_bytes_max must hold a whole command")

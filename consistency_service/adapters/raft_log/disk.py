@@ -9,14 +9,17 @@ from __future__ import annotations
 import errno
 import os
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from consistency_service.errors import LogStorageError
 
 CRC_BYTES: Final = 4
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Errors that room cures. After any other, what the disk holds is not known."""
+
+Buffer = TypeVar("Buffer", bytes, memoryview)
 
 
 class OpenFile(Protocol):
@@ -127,12 +130,21 @@ class SystemFiles:
 
 def write_file(files: Files, path: Path, *, data: bytes) -> None:
     """A file of these bytes is on the disk. Its name is not yet: see `publish`."""
+    write_pieces(files, path, pieces=(data,))
+
+
+def write_pieces(files: Files, path: Path, *, pieces: Iterable[bytes]) -> int:
+    """A file of these bytes, one piece after another, is on the disk; returns its length. Its name is not yet."""
     file = files.open(path, empty=True)
+    size_bytes = 0
     try:
-        file.write(data, offset=0)
+        for piece in pieces:
+            file.write(piece, offset=size_bytes)
+            size_bytes += len(piece)
         file.sync()
     finally:
         file.close()
+    return size_bytes
 
 
 def publish(files: Files, path: Path, *, target: Path) -> None:
@@ -145,7 +157,16 @@ def sealed(body: bytes) -> bytes:
     return body + zlib.crc32(body).to_bytes(CRC_BYTES, "big")
 
 
-def unsealed(data: bytes, *, path: Path, remedy: str) -> bytes:
+def sealed_pieces(*body: bytes) -> Iterator[bytes]:
+    """What `sealed` would make of them joined, without a copy. The longer a piece, the longer others may run meanwhile."""
+    crc = 0
+    for piece in body:
+        crc = zlib.crc32(piece, crc)
+        yield piece
+    yield crc.to_bytes(CRC_BYTES, "big")
+
+
+def unsealed(data: Buffer, *, path: Path, remedy: str) -> Buffer:
     """The body of what `sealed` made. Raises `LogStorageError` naming the file and the remedy."""
     body, crc = data[:-CRC_BYTES], data[-CRC_BYTES:]
     if len(data) < CRC_BYTES or zlib.crc32(body).to_bytes(CRC_BYTES, "big") != crc:

@@ -4,10 +4,19 @@ Picture a strip of records that only grows at its end, and a mark on it: *durabl
 `begin_sync` moves the mark, at once on a fast disk, later and by a thread on a slow one; nobody may be told of an entry
 beyond the mark. One sync covers whatever was appended while the one before was under way. A full disk stops the mark and
 nothing else: what waits is kept and tried again. There is no commit index here: an old one would be believed.
+
+When the beginning goes, a thread writes the rest into a shorter file; the next sync adds to it what came meanwhile, and
+the shorter file takes over. So that a log of any length costs whoever waits for a sync no more than a second one.
+
+The vote alone is always written on the loop. Nothing that this node may say in the meantime is worth more: it follows
+nobody yet, and nobody follows it. So are the journal that goes with a snapshot from the leader, usually two entries long,
+and the end that is torn off, for they decide what the next message is compared with.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, overload
 
@@ -24,16 +33,39 @@ REMEDY: Final = (
 )
 
 
+@dataclass(slots=True)
+class _Shorter:
+    """A file without the beginning, which may take the journal's place."""
+
+    first_index: int
+    last_index: int
+    job: Job
+    """Its writing."""
+    published: bool = False
+
+
 class Journal:
     """Shaped as the library expects its journal, names included. Raises `LogStorageError` on damage.
 
     An `OSError` that lack of room does not explain must end the process: what the disk holds is not known after it.
     """
 
-    def __init__(self, directory: Path, *, node_id: str, files: Files, worker: Worker | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        node_id: str,
+        files: Files,
+        worker: Worker | None = None,
+        rewriter: Worker | None = None,
+    ) -> None:
+        """`worker` syncs. `rewriter`, by default the same, writes shorter files, for which no sync has to wait then."""
         self._path = directory / "journal"
         self._files = files
         self._worker = worker or NoWorker()
+        self._rewriter = rewriter or self._worker
+        self._rewriting: Job | None = None
+        self._shorter: _Shorter | None = None
         self._entries: list[Entry] = []
         self._offsets: list[int] = []
         self._durable_end = len(records.MAGIC)
@@ -46,6 +78,7 @@ class Journal:
         self.rewrite_failure_count = 0
         self.full = False
         """The last attempt to write found no room. What waits is tried again by `begin_sync`."""
+        files.unlink(self._new_path)
         data = files.read(self._path)
         self._vote = VoteFile(directory / "vote", node_id=node_id, files=files, remedy=REMEDY)
         self._refuse_half(data, directory=directory)
@@ -83,8 +116,11 @@ class Journal:
         """The end is gone, in the file too, before anything is written in its place."""
         if entryFrom >= len(self._entries):
             return
+        first_cut = self._entries[entryFrom][1]
         self._settle()
-        cut, first_cut = self._offsets[entryFrom], self._entries[entryFrom][1]
+        self._shorter = None
+        entryFrom = first_cut - self._entries[0][1]  # noqa: N806
+        cut = self._offsets[entryFrom]
         self.members_entries = [held for held in self.members_entries if held[0] < first_cut]
         del self._entries[entryFrom:]
         del self._offsets[entryFrom:]
@@ -94,12 +130,16 @@ class Journal:
             self._file.truncate(self._durable_end)
             self._file.sync()
             self._dirty = False
-        self.full = self.full and self.waiting
+        self.full = self.full and self._held_in_memory
 
     def deleteEntriesTo(self, entryTo: int) -> None:  # noqa: N802, N803
-        """The beginning is gone, durably; without room for the shorter file it stays."""
-        if entryTo > 0:
-            self.replace(self._entries[entryTo:])
+        """The beginning is gone, durably, once a shorter file is there; without room for that it stays. See `trimming`."""
+        kept = self._entries[entryTo:]
+        if entryTo > 0 and kept and not self.trimming:
+            self._rewriting = self._rewriter.start(partial(self._write_new, kept))
+            self._shorter = _Shorter(first_index=kept[0][1], last_index=kept[-1][1], job=self._rewriting)
+            if self._rewriting.done:
+                self.begin_sync(inline=True)
 
     def setRaftCommitIndex(self, raftCommitIndex: int) -> None:  # noqa: N802, N803
         """Not kept."""
@@ -142,13 +182,33 @@ class Journal:
 
     @property
     def waiting(self) -> bool:
-        """Entries are held in memory alone."""
-        return self._durable_count < len(self._entries)
+        """A sync has something to do: entries are held in memory alone, or a shorter file is there to take over."""
+        return self._held_in_memory or (self._shorter is not None and self._shorter.job.done)
+
+    @property
+    def trimming(self) -> bool:
+        """The beginning is about to go."""
+        return self._shorter is not None
+
+    def size_bytes(self, *, through: int) -> int:
+        """Of the records up to and including this index; 0 if it is not held."""
+        place = through - self._entries[0][1] if self._entries else -1
+        if not 0 <= place < len(self._entries):
+            return 0
+        return self._offsets[place] + records.size_bytes(self._entries[place]) - self._offsets[0]
 
     def begin_sync(self, *, inline: bool) -> None:
         """What was added is on its way to the disk; with `inline`, and no sync under way, it is there or `full` is set."""
         if self._flight is not None or not self.waiting:
             return
+        worker = NoWorker() if inline else self._worker
+        if self._shorter is not None and self._shorter.job.done:
+            if self._written(self._shorter.job):
+                self._begin_take_over(self._shorter, worker=worker)
+                return
+            self._shorter = None
+            if not self._held_in_memory:
+                return
         ground, count = self._durable_end, len(self._entries)
         data = b"".join(records.encode(entry, ground=ground) for entry in self._entries[self._durable_count :])
         file = self._file
@@ -157,8 +217,7 @@ class Journal:
             file.write(data, offset=ground)
             file.sync()
 
-        job = NoWorker().start(write) if inline else self._worker.start(write)
-        self._flight = (job, count, ground + len(data))
+        self._flight = (worker.start(write), count, ground + len(data))
         self.finish_nowait()
 
     def finish_nowait(self) -> bool:
@@ -166,7 +225,9 @@ class Journal:
         if self._flight is None or not self._flight[0].done:
             return False
         (job, count, end), self._flight = self._flight, None
-        if job.error is None:
+        if self._shorter is not None and self._shorter.job is job:
+            self._take_over(self._shorter, count=count, end=end)
+        elif job.error is None:
             self._durable_count, self._durable_end = count, end
             self._dirty = self.full = False
         elif isinstance(job.error, OSError) and job.error.errno in disk.FULL:
@@ -182,7 +243,6 @@ class Journal:
 
     def replace(self, entries: list[Entry]) -> bool:
         """The journal holds exactly these entries, durably and in one step; False, and nothing changed, without room."""
-        self._settle()
         if not self.prepare(entries):
             return False
         self.adopt(entries)
@@ -190,15 +250,12 @@ class Journal:
 
     def prepare(self, entries: list[Entry]) -> bool:
         """A file that could take the journal's place is on the disk; False without room for it."""
-        try:
-            disk.write_file(self._files, self._new_path, data=records.encode_file(entries))
-        except OSError as error:
-            if error.errno not in disk.FULL:
-                raise
-            self._files.unlink(self._new_path)
-            self.rewrite_failure_count += 1
-            return False
-        return True
+        self._settle()
+        self._shorter = None
+        if self._rewriting is not None:
+            self._rewriting.wait()
+        self._rewriting = NoWorker().start(partial(self._write_new, entries))
+        return self._written(self._rewriting)
 
     def adopt(self, entries: list[Entry]) -> None:
         """The file prepared of these entries is the journal."""
@@ -235,6 +292,11 @@ class Journal:
         assert len(self._entries) == len(self._offsets) >= self._durable_count
         place = self._durable_count
         assert self._durable_end == (self._offsets[place] if place < len(self._offsets) else self._end)
+        assert self._shorter is None or self._entries[0][1] < self._shorter.first_index <= self._shorter.last_index
+
+    @property
+    def _held_in_memory(self) -> bool:
+        return self._durable_count < len(self._entries)
 
     @property
     def _end(self) -> int:
@@ -249,6 +311,58 @@ class Journal:
         if self._flight is not None:
             self._flight[0].wait()
             self.finish_nowait()
+
+    def _write_new(self, entries: list[Entry]) -> None:
+        disk.write_pieces(self._files, self._new_path, pieces=records.file_pieces(entries))
+
+    def _written(self, job: Job) -> bool:
+        """Whether a file to take the journal's place is there; False, and it is not, for lack of room."""
+        if job.error is None:
+            return True
+        if not isinstance(job.error, OSError) or job.error.errno not in disk.FULL:
+            raise job.error
+        self._files.unlink(self._new_path)
+        self.rewrite_failure_count += 1
+        return False
+
+    def _begin_take_over(self, shorter: _Shorter, *, worker: Worker) -> None:
+        """Everything that the shorter file lacks is on its way into it, and its name after that."""
+        first = self._entries[0][1]
+        place, last_place = shorter.first_index - first, shorter.last_index - first
+        count, shift = len(self._entries), self._offsets[place] - len(records.MAGIC)
+        ground = self._offsets[last_place] + records.size_bytes(self._entries[last_place]) - shift
+        data = b"".join(records.encode(entry, ground=ground) for entry in self._entries[last_place + 1 :])
+        files, new_path, path = self._files, self._new_path, self._path
+
+        def take_over() -> None:
+            file = files.open(new_path)
+            try:
+                file.write(data, offset=ground)
+                file.sync()
+            finally:
+                file.close()
+            shorter.published = True
+            disk.publish(files, new_path, target=path)
+
+        shorter.job = worker.start(take_over)
+        self._flight = (shorter.job, count, ground + len(data))
+        self.finish_nowait()
+
+    def _take_over(self, shorter: _Shorter, *, count: int, end: int) -> None:
+        self._shorter = None
+        if not shorter.published and not self._written(shorter.job):
+            return
+        if shorter.job.error is not None:
+            raise shorter.job.error
+        place = shorter.first_index - self._entries[0][1]
+        shift = self._offsets[place] - len(records.MAGIC)
+        self._file.close()
+        self._file = self._files.open(self._path)
+        self._dirty = self.full = False
+        del self._entries[:place]
+        self._offsets = [offset - shift for offset in self._offsets[place:]]
+        self.members_entries = [held for held in self.members_entries if held[0] >= shorter.first_index]
+        self._durable_count, self._durable_end = count - place, end
 
     def _publish(self, data: bytes) -> None:
         disk.write_file(self._files, self._new_path, data=data)

@@ -30,6 +30,7 @@ from consistency_service.adapters.raft_log.library_parts import (
     Compaction,
     Link,
     NoPoller,
+    collector_paused,
     monotonic_ns,
     monotonic_s,
     settings,
@@ -130,7 +131,14 @@ class Replica(SyncObj):  # type: ignore[misc]
         self._link = Link(self.voter)
         super().__init__(self._node(config.node_id), [], conf=settings(config), transport=self._link)
         self._poller = NoPoller()
-        self._SyncObj__serializer = Compaction(snapshots, roster=self.roster, state=state)
+        self._SyncObj__serializer = Compaction(
+            snapshots,
+            journal=journal,
+            replication=self.voter.replication,
+            roster=self.roster,
+            state=state,
+            applied_index=lambda: self.applied_index,
+        )
         self._recover()
         if self.roster.founding and founders.table and len(founders.voters) % 2 == 0:
             raise ConfigError(
@@ -173,6 +181,7 @@ class Replica(SyncObj):  # type: ignore[misc]
 
     def tick(self) -> None:
         """Whatever is due has been done."""
+        self.voter.replication.verified()
         stand = self.voter.before_tick(now_ns=monotonic_ns())
         self._SyncObj__raftElectionDeadline = 0.0 if stand else math.inf
         self._onTick(0.0)
@@ -318,7 +327,8 @@ class Replica(SyncObj):  # type: ignore[misc]
         self._SyncObj__votedForNodeId = journal.getVotedForNodeId() if voted_in >= last_term else None
 
     def _restore_from(self, snapshot: Snapshot) -> None:
-        self._restore(snapshot.state, snapshot.last[1])
+        with collector_paused():
+            self._restore(snapshot.state, snapshot.last[1])
         self.roster.rebase(snapshot.members)
         self._SyncObj__raftLastApplied = snapshot.last[1]
         self.commit_through(snapshot.last[1])

@@ -6,7 +6,9 @@ All of it by public names; `library` puts them in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import pysyncobj.syncobj
@@ -15,13 +17,15 @@ from pysyncobj.config import SERIALIZER_STATE
 from pysyncobj.transport import Transport
 
 from consistency_service.adapters.raft_log.config import RaftLogConfig
+from consistency_service.adapters.raft_log.journal import Journal
 from consistency_service.adapters.raft_log.records import Entry
+from consistency_service.adapters.raft_log.replication import Replication
 from consistency_service.adapters.raft_log.roster import Roster
 from consistency_service.adapters.raft_log.snapshots import FORMAT, Snapshot, SnapshotStore
 from consistency_service.adapters.raft_log.voter import Voter
 
 COMPACTION_RETRY_S: Final = 5.0
-"""A snapshot that could not be written, for lack of room say, is tried again after this long."""
+"""A snapshot or a shorter journal that could not be written, for lack of room say, is tried again after this long."""
 
 
 def monotonic_s() -> float:
@@ -31,6 +35,18 @@ def monotonic_s() -> float:
 
 def monotonic_ns() -> int:
     return int(monotonic_s() * 1e9)
+
+
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """Making a million objects that all stay, Python would look three times out of four whether any can go."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Link(Transport):  # type: ignore[misc]
@@ -57,24 +73,46 @@ class NoPoller:
 
 
 class Compaction:
-    """The library's serializer, as far as it is still asked."""
+    """The library's serializer, as far as it is still asked: when to compact, and what to keep."""
 
-    def __init__(self, store: SnapshotStore, *, roster: Roster, state: Callable[[], bytes]) -> None:
+    def __init__(
+        self,
+        store: SnapshotStore,
+        *,
+        journal: Journal,
+        replication: Replication,
+        roster: Roster,
+        state: Callable[[], bytes],
+        applied_index: Callable[[], int],
+    ) -> None:
         self._store = store
+        self._journal = journal
+        self._replication = replication
         self._roster = roster
         self._state = state
+        self._applied_index = applied_index
         self._first_kept = 0
+        self._rewrite_failure_count = 0
         self._retry_at_s = 0.0
 
     def checkSerializing(self) -> tuple[int, int]:
         match self._store.finish_nowait():
             case True:
-                return SERIALIZER_STATE.SUCCESS, self._first_kept
+                needed = self._replication.first_needed()
+                return SERIALIZER_STATE.SUCCESS, self._replication.retention.first_kept(self._first_kept, needed=needed)
             case False:
                 self._retry_at_s = monotonic_s() + COMPACTION_RETRY_S
                 return SERIALIZER_STATE.FAILED, self._first_kept
-        busy = self._store.writing or monotonic_s() < self._retry_at_s
-        return SERIALIZER_STATE.SERIALIZING if busy else SERIALIZER_STATE.NOT_SERIALIZING, self._first_kept
+        if self._rewrite_failure_count < self._journal.rewrite_failure_count:
+            self._rewrite_failure_count = self._journal.rewrite_failure_count
+            self._retry_at_s = monotonic_s() + COMPACTION_RETRY_S
+        return SERIALIZER_STATE.NOT_SERIALIZING if self._due() else SERIALIZER_STATE.SERIALIZING, self._first_kept
+
+    def _due(self) -> bool:
+        if self._store.writing or self._journal.trimming or monotonic_s() < self._retry_at_s:
+            return False
+        needed = self._replication.first_needed()
+        return self._replication.retention.due(applied_index=self._applied_index(), needed=needed)
 
     def serialize(self, data: tuple[Any, Entry, Entry, Any], identity: int) -> None:
         _, last, previous, _ = data
@@ -98,7 +136,7 @@ def settings(config: RaftLogConfig) -> Any:
         connectionRetryTime=config.connection_retry_ms / 1_000,
         commandsWaitLeader=False,
         dynamicMembershipChange=False,
-        logCompactionMinEntries=config.compaction_min_entries,
+        logCompactionMinEntries=2,  # that is, always: `Compaction` decides
         useFork=False,
         bindAddress=config.listen,
     )

@@ -236,7 +236,7 @@ class RaftLog:
         data_dir, node_id = self._config.data_dir, self._config.node_id
         if self._config.join and all(files.read(data_dir / name) is None for name in recovery.NAMES):
             recovery.forget(data_dir, node_id=node_id, files=files)
-        journal = Journal(data_dir, node_id=node_id, files=files, worker=writers[0])
+        journal = Journal(data_dir, node_id=node_id, files=files, worker=writers[0], rewriter=writers[1])
         if journal.repaired_bytes > 0:
             logger.warning("raft_journal_tail_cut", extra={"size_bytes": journal.repaired_bytes})
         try:

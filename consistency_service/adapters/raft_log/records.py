@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +27,8 @@ PLACE: Final = struct.Struct(">QQQ")
 """Index, term, ground."""
 
 RECORD_BYTES_MAX: Final = 16 << 20
+PIECE_BYTES: Final = 1 << 16
+"""Of a file at a time, and a record more, so that a thread which writes it gives way to others in between."""
 
 Entry = tuple[bytes, int, int]
 """`(command, index, term)`, in the library's order."""
@@ -58,13 +61,16 @@ def encode(entry: Entry, *, ground: int) -> bytes:
     return HEAD.pack(MARK, len(body), zlib.crc32(body)) + body
 
 
-def encode_file(entries: list[Entry]) -> bytes:
+def file_pieces(entries: list[Entry]) -> Iterator[bytes]:
     """A whole journal, to be made durable before anybody sees it: each record stands on the one before."""
-    pieces, offset = [MAGIC], len(MAGIC)
+    piece, offset = bytearray(MAGIC), 0
     for entry in entries:
-        pieces.append(encode(entry, ground=offset))
-        offset += len(pieces[-1])
-    return b"".join(pieces)
+        piece += encode(entry, ground=offset + len(piece))
+        if len(piece) >= PIECE_BYTES:
+            yield bytes(piece)
+            offset += len(piece)
+            piece.clear()
+    yield bytes(piece)
 
 
 def decode_file(data: bytes) -> Contents:

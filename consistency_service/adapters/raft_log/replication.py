@@ -19,6 +19,7 @@ from consistency_service.adapters.raft_log.config import RaftLogConfig
 from consistency_service.adapters.raft_log.journal import REMEDY, Journal
 from consistency_service.adapters.raft_log.quorum import Quorum
 from consistency_service.adapters.raft_log.records import Entry
+from consistency_service.adapters.raft_log.retention import Retention
 from consistency_service.adapters.raft_log.snapshots import Snapshot, SnapshotStore, Transfer
 from consistency_service.errors import LogStorageError
 
@@ -81,6 +82,7 @@ class Replication:
         begin_sync: Callable[[], None],
     ) -> None:
         self.refused_count = 0
+        self.retention = Retention(config, journal=journal)
         self.quorum = Quorum(followers=())
         self._host = host
         self._config = config
@@ -96,6 +98,8 @@ class Replication:
         """A term, and through which index our log is known to agree with the one of its leader."""
         self._owed: tuple[str, int] | None = None
         """Whom to tell when more is durable, and the newest stamp of theirs."""
+        self._verifying: tuple[str, int, int] | None = None
+        """Who sent a snapshot of which all parts are here, in which term, and the newest stamp of theirs."""
 
     # Following.
 
@@ -143,21 +147,40 @@ class Replication:
         if not self._follow(node_id, term=message.term, stamp=message.stamp):
             return
         host, stamp = self._host, message.stamp
+        if message.last:
+            self._verifying = (node_id, message.term, stamp)
         taken = self._snapshots.take_part(message.data, number=message.number, last=message.last)
         if isinstance(taken, Snapshot):
-            if taken.last[1] <= host.applied_index or host.install(taken):
-                through = min(host.applied_index, self._journal.durable_through)
-                self._acknowledge(node_id, accepted=True, next_index=through + 1, stamp=stamp)
-            else:
-                self._acknowledge(node_id, accepted=False, next_index=0, stamp=stamp)
+            self._install(taken)
         elif taken:
             counts = not self._journal.rejoining
             self._send(
                 node_id,
                 wire.SnapshotPartTaken(term=host.term, stamp=stamp, number=message.number, counts=counts),
             )
-        else:
+        elif taken is False:
             self._acknowledge(node_id, accepted=False, next_index=0, stamp=stamp)
+
+    def verified(self) -> None:
+        """A snapshot that the thread has read since is installed, and its sender knows."""
+        verified = self._snapshots.verified_nowait()
+        if isinstance(verified, Snapshot):
+            self._install(verified)
+        elif verified is False and self._verifying is not None:
+            node_id, term, stamp = self._verifying
+            if term == self._host.term:
+                self._acknowledge(node_id, accepted=False, next_index=0, stamp=stamp)
+
+    def _install(self, snapshot: Snapshot) -> None:
+        """What it says is committed, whoever leads by now; only the leader who sent it hears of it."""
+        host = self._host
+        if host.leading or self._verifying is None:
+            return
+        (node_id, term, stamp), self._verifying = self._verifying, None
+        accepted = snapshot.last[1] <= host.applied_index or host.install(snapshot)
+        if term == host.term:
+            through = min(host.applied_index, self._journal.durable_through)
+            self._acknowledge(node_id, accepted=accepted, next_index=through + 1 if accepted else 0, stamp=stamp)
 
     def heartbeat_received(self, node_id: str, message: wire.Heartbeat) -> None:
         if self._follow(node_id, term=message.term, stamp=message.stamp):
@@ -283,6 +306,21 @@ class Replication:
             transfer.number += 1
             self._send_part(node_id, transfer)
 
+    def first_needed(self) -> int | None:
+        """As a leader: the first entry of the journal that a follower within reach needs; None: nobody needs any.
+
+        A follower goes on from what its disk is known to hold; with a snapshot on its way, from the end of that. Who has
+        fallen out of the journal, and whoever was not heard of since it connected, needs no entry but a snapshot.
+        """
+        if not self._host.leading:
+            return None
+        quorum, transfers = self.quorum, self._transfers
+        ends = [
+            transfers[node_id].last_index if node_id in transfers else quorum.matched_through(node_id)
+            for node_id in quorum.everybody
+        ]
+        return min((end for end in ends if self._journal.entry_at(end) is not None), default=None)
+
     def disconnected(self, node_id: str) -> None:
         """Nothing is believed of what it held: it may come back with less."""
         self.forget_transfer(node_id)
@@ -300,6 +338,14 @@ class Replication:
     def forget_transfers(self) -> None:
         for node_id in list(self._transfers):
             self.forget_transfer(node_id)
+
+    def counters(self) -> dict[str, int]:
+        return {
+            "messages_refused": self.refused_count,
+            "snapshots_failed": self._snapshots.failure_count,
+            "journal_rewrites_failed": self._journal.rewrite_failure_count,
+            "needed_entries_given_up": self.retention.given_up_count,
+        }
 
     def _counts(self, node_id: str, *, term: int, stamp: int, counts: bool) -> bool:
         """Whether this is an answer of a member to us as the leader of the present term."""

@@ -2,13 +2,17 @@
 
 The state is encoded on the event loop, where nothing changes meanwhile; a thread writes and syncs the bytes; the loop
 renames. The rename is the decision, and it is taken where it can be refused: a snapshot that arrived from the leader in
-the meantime is newer, and an older one must not replace it. No process is forked, so a busy loop pays for the encoding:
-keep the state below some 50 MB.
+the meantime is newer, and an older one must not replace it. One that arrived is synced, read and verified by the thread
+as well. No process is forked, so a busy loop pays for the encoding and for taking a state in: keep the state below some
+50 MB.
+
+In the file: the length of a head, the head, the state as it is, and a checksum of it all.
 """
 
 from __future__ import annotations
 
 import logging
+import struct
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,11 +30,14 @@ from consistency_service.errors import LogStorageError
 
 logger = logging.getLogger(__name__)
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+HEAD_BYTES: Final = struct.Struct(">I")
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """The state after `last`. The entry before it is kept because the library's log begins with two."""
+    """The state after `last`. The entry before it is kept because the library's log begins with two. The head of its
+    file is the same without the state.
+    """
 
     format: int
     previous: Entry
@@ -45,6 +52,8 @@ class Transfer:
     """A snapshot on its way to one follower: one part at a time, the next when the last was acknowledged."""
 
     file: OpenFile
+    last_index: int
+    """Of the snapshot: what the follower will hold."""
     number: int = 0
     sent_at: int = 0
     """The stamp of the newest part."""
@@ -63,7 +72,8 @@ class SnapshotStore:
         self._files = files
         self._worker = worker or NoWorker()
         self._job: Job | None = None
-        self._writing_through = 0
+        self._writing_through = self._verified_through = self._through = 0
+        self._verification: _Verification | None = None
         self._incoming: OpenFile | None = None
         self._incoming_next = 0
         self._incoming_bytes = 0
@@ -73,7 +83,10 @@ class SnapshotStore:
 
     def read(self) -> Snapshot | None:
         """The newest, or None if there is none. Raises `LogStorageError` on damage."""
-        return self._read(self._path)
+        data = self._files.read(self._path)
+        newest = None if data is None else decode(data, path=self._path)
+        self._through = 0 if newest is None else newest.last[1]
+        return newest
 
     # Writing our own.
 
@@ -104,48 +117,64 @@ class SnapshotStore:
             self._files.unlink(self._written_path)
             logger.error("raft_snapshot_failed", extra={"reason": str(error)})
             return False
+        self._through = self._writing_through
         return True
 
     # Sending and receiving.
 
     def open_transfer(self) -> Transfer:
-        return Transfer(file=self._files.open(self._path))
+        """Of the newest, which has been read or written in this life."""
+        return Transfer(file=self._files.open(self._path), last_index=self._through)
 
-    def take_part(self, data: bytes, *, number: int, last: bool) -> Snapshot | bool:
-        """The part is kept: True; it is out of order, the whole is damaged, or there is no room: False; it was the
-        last: the snapshot.
+    def take_part(self, data: bytes, *, number: int, last: bool) -> Snapshot | bool | None:
+        """The part is kept: True; it is out of order, or there is no room: False; it was the last: see `verified_nowait`."""
+        try:
+            if not self._take_part(data, number=number):
+                return False
+        except OSError as error:
+            return self._refuse(error)
+        if not last:
+            return True
+        assert self._incoming is not None
+        file, self._incoming = self._incoming, None
+        self._verification = _Verification(file, path=self._received_path, files=self._files)
+        self._verification.job = self._worker.start(self._verification.run)
+        return self.verified_nowait()
+
+    def verified_nowait(self) -> Snapshot | bool | None:
+        """Once, what all the parts made: the snapshot, or False if it is damaged or there is no room; None otherwise.
 
         A complete one is on the disk, and not yet the newest: see `install`.
         """
-        try:
-            return self._take_part(data, number=number, last=last)
-        except OSError as error:
-            if error.errno not in disk.FULL:
-                raise
-            reason = str(error)
-        except LogStorageError as error:
-            reason = str(error)
-        self._abandon()
-        self._files.unlink(self._received_path)
-        self.failure_count += 1
-        logger.warning("raft_snapshot_refused", extra={"reason": reason})
-        return False
+        verification = self._verification
+        if verification is None or verification.job is None or not verification.job.done:
+            return None
+        self._verification = None
+        if verification.job.error is not None:
+            return self._refuse(verification.job.error)
+        assert verification.snapshot is not None
+        self._verified_through = verification.snapshot.last[1]
+        return verification.snapshot
 
     def install(self) -> None:
         """What was received is the newest; what is being written of our own will be thrown away."""
         self._writing_through = 0
         disk.publish(self._files, self._received_path, target=self._path)
+        self._through = self._verified_through
 
     def close(self) -> None:
         """A snapshot still being written is not used."""
         self._abandon()
-        if self._job is not None:
-            self._job.wait()
-            self._job = None
+        verifying = None if self._verification is None else self._verification.job
+        for job in (self._job, verifying):
+            if job is not None:
+                job.wait()
+        self._job = self._verification = None
 
-    def _take_part(self, data: bytes, *, number: int, last: bool) -> Snapshot | bool:
+    def _take_part(self, data: bytes, *, number: int) -> bool:
         if number == 0:
             self._abandon()
+            self._verification = None
             self._incoming = self._files.open(self._received_path, empty=True)
             self._incoming_next = self._incoming_bytes = 0
         if self._incoming is None or number != self._incoming_next:
@@ -153,33 +182,53 @@ class SnapshotStore:
         self._incoming.write(data, offset=self._incoming_bytes)
         self._incoming_bytes += len(data)
         self._incoming_next += 1
-        if not last:
-            return True
-        self._incoming.sync()
+        return True
+
+    def _refuse(self, error: Exception) -> bool:
+        """False, unless neither lack of room nor damage explains the error: then it is raised."""
+        if not isinstance(error, LogStorageError) and getattr(error, "errno", None) not in disk.FULL:
+            raise error
         self._abandon()
-        received = self._read(self._received_path)
-        assert received is not None
-        return received
+        self._files.unlink(self._received_path)
+        self.failure_count += 1
+        logger.warning("raft_snapshot_refused", extra={"reason": str(error)})
+        return False
 
     def _abandon(self) -> None:
         if self._incoming is not None:
             self._incoming.close()
             self._incoming = None
 
-    def _read(self, path: Path) -> Snapshot | None:
-        data = self._files.read(path)
-        if data is None:
-            return None
-        return decode(data, path=path)
+
+class _Verification:
+    """Work for the thread: everything received is durable, and read again."""
+
+    def __init__(self, file: OpenFile, *, path: Path, files: Files) -> None:
+        self._file = file
+        self._path = path
+        self._files = files
+        self.job: Job | None = None
+        self.snapshot: Snapshot | None = None
+
+    def run(self) -> None:
+        """Raises `LogStorageError` on damage."""
+        try:
+            self._file.sync()
+        finally:
+            self._file.close()
+        self.snapshot = decode(self._files.read(self._path) or b"", path=self._path)
 
 
 def decode(data: bytes, *, path: Path) -> Snapshot:
     """Raises `LogStorageError` naming the file."""
-    body = disk.unsealed(data, path=path, remedy=REMEDY)
+    body = disk.unsealed(memoryview(data), path=path, remedy=REMEDY)
     try:
-        snapshot = msgspec.msgpack.decode(body, type=Snapshot)
-    except msgspec.MsgspecError as error:
+        (length,) = HEAD_BYTES.unpack_from(body)
+        state_start = HEAD_BYTES.size + length
+        head = msgspec.msgpack.decode(body[HEAD_BYTES.size : state_start], type=Snapshot)
+    except (struct.error, msgspec.MsgspecError) as error:
         raise LogStorageError(f"{path}: not a snapshot of this release: {error}; {REMEDY}") from error
+    snapshot = msgspec.structs.replace(head, state=bytes(body[state_start:]))
     if snapshot.format != FORMAT or snapshot.last[1] != snapshot.previous[1] + 1:
         raise LogStorageError(f"{path}: format {snapshot.format} is not {FORMAT}, or its entries disagree; {REMEDY}")
     return snapshot
@@ -199,4 +248,6 @@ def entries_beside(snapshot: Snapshot, *, journal: Journal) -> list[Entry] | Non
 
 
 def _write(snapshot: Snapshot, *, path: Path, files: Files) -> None:
-    disk.write_file(files, path, data=disk.sealed(msgspec.msgpack.encode(snapshot)))
+    head = msgspec.msgpack.encode(msgspec.structs.replace(snapshot, state=b""))
+    pieces = disk.sealed_pieces(HEAD_BYTES.pack(len(head)), head, snapshot.state)
+    disk.write_pieces(files, path, pieces=pieces)

@@ -377,12 +377,11 @@ class Voter:
 
     def counters(self) -> dict[str, int]:
         return {
-            "messages_refused": self.replication.refused_count,
+            **self.replication.counters(),
             "trials": self.trial_count,
             "stalls": self.stall_count,
             "leads_given_up_for_disk": self.disk_hand_over_count,
             "syncs_slow": self.health.slow_sync_count,
-            "journal_rewrites_failed": self._journal.rewrite_failure_count,
         }
 
     def check_invariants(self) -> None:

@@ -23,6 +23,7 @@ from consistency_service.adapters.raft_log.library import Replica
 from consistency_service.adapters.raft_log.log import RaftLog
 from consistency_service.adapters.raft_log.quorum import Quorum
 from consistency_service.adapters.raft_log.replication import Replication
+from consistency_service.adapters.raft_log.retention import Retention
 from consistency_service.adapters.raft_log.roster import Roster
 from consistency_service.adapters.raft_log.snapshots import FORMAT, Snapshot, SnapshotStore
 from consistency_service.adapters.raft_log.voter import Voter
@@ -324,6 +325,8 @@ MEASURES: list[tuple[str, Switch, Check]] = [
         replaced(snapshots, "entries_beside", keep_the_end),
         a_gap_between_snapshot_and_journal_is_refused,
     ),
+    ("2 what follows a snapshot stays", replaced(Replication, "first_needed", always(None)), transcript("far_behind")),
+    ("2 and not for ever", replaced(Retention, "_overgrown", property(always(False))), transcript("far_behind")),
     ("3 answers of this term only", count_answers_of_any_term, transcript("stale_acks")),
     ("3 commit index clamped", believe_the_commit_index, a_follower_commits_no_further_than_it_agrees),
     ("4 asking around", stand_without_asking, transcript("pre_vote")),

@@ -12,7 +12,7 @@ from consistency_service.adapters.raft_log.journal import Journal
 from consistency_service.adapters.raft_log.records import MAGIC
 from consistency_service.adapters.raft_log.worker import Job
 from consistency_service.errors import LogStorageError
-from tests.support.forgetful_disk import ForgetfulDisk
+from tests.support.forgetful_disk import ForgetfulDisk, PowerCut
 
 ENTRIES = [(b"one", 1, 0), (b"", 2, 1), (b"three" * 100, 3, 1), (b"four", 4, 2)]
 
@@ -258,3 +258,130 @@ def test_a_batch_ends_with_the_entry_that_fills_it(tmp_path):
     assert ENTRIES[:1] == journal.entries_from(1, bytes_max=1)
     assert ENTRIES[1:3] == journal.entries_from(2, bytes_max=10)
     assert [] == journal.entries_from(5, bytes_max=10)
+
+
+def trimming(files, *, place: int = 2) -> tuple[Journal, Later]:
+    """Four entries are durable, and a thread is to write the file without the first `place` of them."""
+    rewriter = Later()
+    journal = Journal(Path("/virtual"), node_id="n1", files=files, rewriter=rewriter)
+    for entry in ENTRIES:
+        journal.add(*entry)
+    journal.sync()
+    journal.deleteEntriesTo(place)
+    return journal, rewriter
+
+
+def test_while_a_shorter_file_is_written_the_longer_serves_and_then_loses_nothing_that_came():
+    memory = ForgetfulDisk()
+    journal, rewriter = trimming(memory)
+    journal.add(b"five", 5, 2)
+    journal.sync()
+
+    assert (True, False, ENTRIES[0], 5) == (journal.trimming, journal.waiting, journal[0], journal.durable_through)
+    rewriter.jobs.pop().run()
+    journal.add(b"six", 6, 2)
+    assert journal.waiting
+    journal.sync()
+    journal.check_invariants()
+    assert (False, 6) == (journal.trimming, journal.durable_through)
+    journal.add(b"seven", 7, 2)
+    journal.sync()
+    journal.check_invariants()
+    expected = [*ENTRIES[2:], (b"five", 5, 2), (b"six", 6, 2), (b"seven", 7, 2)]
+    left = memory.after_power_cut(contents="dropped", names="synced")
+    assert expected == journal[:] == Journal(Path("/virtual"), node_id="n1", files=left)[:]
+
+
+@pytest.mark.parametrize("contents", ["dropped", "kept", "torn", "holed"])
+@pytest.mark.parametrize("names", ["synced", "latest"])
+def test_a_power_cut_at_any_step_of_a_trim_takes_nothing_durable(contents, names):
+    cut_at = 0
+    while True:
+        memory = ForgetfulDisk()
+        journal, rewriter = trimming(memory)
+        journal.add(b"five", 5, 2)
+        journal.sync()
+        memory.cut_at = len(memory.steps) + cut_at
+        try:
+            rewriter.jobs.pop().run()
+            journal.add(b"six", 6, 2)
+            journal.sync()
+        except PowerCut:
+            left = Journal(Path("/virtual"), node_id="n1", files=memory.after_power_cut(contents=contents, names=names))
+            assert [*ENTRIES[2:], (b"five", 5, 2)] == [entry for entry in left[:] if 2 < entry[1] < 6]
+            cut_at += 1
+        else:
+            break
+
+    assert cut_at >= 7
+
+
+def test_an_end_torn_off_meanwhile_does_not_come_back_with_the_shorter_file():
+    memory = ForgetfulDisk()
+    journal, rewriter = trimming(memory, place=1)
+    journal.deleteEntriesFrom(3)
+    rewriter.jobs.pop().run()
+    journal.add(b"other", 4, 3)
+    journal.sync()
+
+    assert not journal.trimming
+    left = memory.after_power_cut(contents="kept", names="latest")
+    assert [*ENTRIES[:3], (b"other", 4, 3)] == journal[:] == Journal(Path("/virtual"), node_id="n1", files=left)[:]
+
+
+def test_an_end_torn_off_while_the_shorter_file_takes_over_is_the_end_that_was_meant():
+    memory, worker, rewriter = ForgetfulDisk(), AtOnceWhenWaitedFor(), Later()
+    journal = Journal(Path("/virtual"), node_id="n1", files=memory, worker=worker, rewriter=rewriter)
+    for entry in ENTRIES:
+        journal.add(*entry)
+    journal.sync()
+    journal.deleteEntriesTo(1)
+    rewriter.jobs.pop().run()
+    journal.begin_sync(inline=False)
+
+    assert journal.syncing
+    journal.deleteEntriesFrom(3)
+    assert ENTRIES[1:3] == journal[:]
+    journal.check_invariants()
+
+
+class WaitedFor(Job):
+    def wait(self) -> None:
+        self.run()
+
+
+class AtOnceWhenWaitedFor:
+    def start(self, work) -> Job:
+        return WaitedFor(work)
+
+    def close(self) -> None:
+        """Nothing runs by itself."""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_without_room_for_the_shorter_file_or_its_end_the_longer_stays_and_goes_on(when):
+    memory = ForgetfulDisk()
+    journal, rewriter = trimming(memory)
+    memory.full = when == "before"
+    rewriter.jobs.pop().run()
+    memory.full = True
+    journal.add(b"five", 5, 2)
+    journal.sync()
+
+    assert (False, 1, 4) == (journal.trimming, journal.rewrite_failure_count, journal.durable_through)
+    assert "/virtual/journal.new" not in memory.names
+    memory.full = False
+    journal.sync()
+    left = memory.after_power_cut(contents="dropped", names="synced")
+    assert [*ENTRIES, (b"five", 5, 2)] == journal[:] == Journal(Path("/virtual"), node_id="n1", files=left)[:]
+
+
+def test_bytes_are_counted_from_the_first_entry_held(tmp_path):
+    journal = written(tmp_path)
+
+    assert (0, 0) == (journal.size_bytes(through=0), journal.size_bytes(through=5))
+    whole = journal.size_bytes(through=4)
+    assert whole == (tmp_path / "journal").stat().st_size - len(MAGIC)
+    first = journal.size_bytes(through=1)
+    journal.deleteEntriesTo(1)
+    assert whole - first == journal.size_bytes(through=4)

@@ -70,6 +70,7 @@ def test_no_other_module_of_the_package_touches_the_library():
         {"election_timeout_max_ms": 300},
         {"connection_timeout_ms": 500},
         {"compaction_min_entries": 2},
+        {"compaction_min_bytes": 1 << 19},
         {"command_bytes_max": 5 << 20},
     ],
 )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from consistency_service.adapters.raft_log.disk import SystemFiles
+from consistency_service.adapters.raft_log.disk import SystemFiles, sealed
 from consistency_service.adapters.raft_log.snapshots import FORMAT, Snapshot, SnapshotStore
+from consistency_service.adapters.raft_log.worker import Job
 from consistency_service.errors import LogStorageError
 from tests.support.forgetful_disk import ForgetfulDisk
 
@@ -133,3 +135,71 @@ def test_an_older_one_being_written_gives_way_to_one_that_arrived(tmp_path):
 
     assert finished(target) is False
     assert snapshot(30) == target.read()
+
+
+class Later:
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+
+    def start(self, work) -> Job:
+        self.jobs.append(Job(work))
+        return self.jobs[-1]
+
+    def close(self) -> None:
+        """Nothing runs by itself."""
+
+
+def arrived(directory, pieces: list[tuple[bytes, bool]]) -> tuple[SnapshotStore, Later]:
+    worker = Later()
+    target = SnapshotStore(directory, files=SystemFiles(), worker=worker)
+    answers = [target.take_part(data, number=number, last=last) for number, (data, last) in enumerate(pieces)]
+    assert answers[-1] is None
+    return target, worker
+
+
+def test_the_last_part_is_answered_when_the_thread_has_read_the_whole(tmp_path):
+    target, worker = arrived(tmp_path / "b", parts(stored(tmp_path / "a", 10), size=100))
+
+    assert target.verified_nowait() is None
+    worker.jobs.pop().run()
+    assert snapshot(10) == target.verified_nowait()
+    assert target.verified_nowait() is None
+
+
+def test_a_damaged_whole_is_refused_once_and_counted(tmp_path):
+    pieces = parts(stored(tmp_path / "a", 10), size=100)
+    pieces[3] = (bytes(100), False)
+    target, worker = arrived(tmp_path / "b", pieces)
+    worker.jobs.pop().run()
+
+    assert target.verified_nowait() is False
+    assert target.verified_nowait() is None
+    assert target.failure_count == 1
+
+
+def test_a_transfer_that_begins_anew_makes_one_being_read_worthless(tmp_path):
+    pieces = parts(stored(tmp_path / "a", 10), size=100)
+    target, worker = arrived(tmp_path / "b", pieces)
+
+    assert target.take_part(pieces[0][0], number=0, last=False) is True
+    worker.jobs.pop().run()
+    assert target.verified_nowait() is None
+    assert target.take_part(pieces[1][0], number=1, last=False) is True
+
+
+def test_a_transfer_ends_where_its_snapshot_does(tmp_path):
+    assert stored(tmp_path / "a", 10).open_transfer().last_index == 10
+    again = store_in(tmp_path / "a")
+    again.read()
+    assert again.open_transfer().last_index == 10
+    for number, (data, last) in enumerate(parts(stored(tmp_path / "b", 20), size=1_000)):
+        again.take_part(data, number=number, last=last)
+    again.install()
+    assert again.open_transfer().last_index == 20
+
+
+def test_a_file_of_another_format_is_refused(tmp_path):
+    (tmp_path / "snapshot").write_bytes(sealed(msgspec.msgpack.encode(snapshot(10))))
+
+    with pytest.raises(LogStorageError, match="not a snapshot of this release"):
+        store_in(tmp_path).read()
