@@ -13,8 +13,11 @@ import sys
 import time
 from collections import Counter
 
+import pytest
+
 from tests.simulation.clock import S
 from tests.simulation.shell.knobs import drawn
+from tests.simulation.shell.mutants import MUTANTS, Mutant
 from tests.simulation.shell.world import Result, run
 
 REPLAY = "python -m tests.simulation.shell run --trace --seed"
@@ -65,6 +68,38 @@ def soak_command(args: argparse.Namespace) -> int:
     return 1 if violations else 0
 
 
+def hunt(mutant: Mutant, *, first: int = 0, budget: int) -> tuple[Result | None, Counter[str]]:
+    """What the first of `budget` seeds that catches the mutant gave, and what other rules broke before."""
+    others: Counter[str] = Counter()
+    with pytest.MonkeyPatch.context() as patch:
+        mutant.install(patch)
+        for seed in range(first, first + budget):
+            result = run(seed, **mutant.directed)
+            if result.rules & mutant.breaks:
+                return result, others
+            others.update(result.rules)
+    return None, others
+
+
+def mutants_command(args: argparse.Namespace) -> int:
+    chosen = [mutant for mutant in MUTANTS if args.only in mutant.name]
+    escaped = 0
+    for mutant in chosen:
+        result, others = None, Counter[str]()
+        if args.known:
+            result, others = hunt(mutant, first=mutant.known_seed, budget=1)
+        if result is None:
+            result, others = hunt(mutant, budget=args.seeds or mutant.caught_within)
+        if result is None:
+            escaped += 1
+            print(f"ESCAPED {mutant}: other rules broken: {dict(others)}", flush=True)
+        else:
+            violation = next(v for v in result.violations if v.rule in mutant.breaks)
+            print(f"caught  {mutant}: seed {result.seed}: {violation.rule}: {violation.what[:150]}", flush=True)
+    print(f"{len(chosen) - escaped} of {len(chosen)} mutants caught")
+    return 1 if escaped else 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.shell", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(required=True)
@@ -78,6 +113,11 @@ def main() -> int:
     soak_parser.add_argument("--seeds", type=int)
     soak_parser.add_argument("--first", type=int)
     soak_parser.set_defaults(act=soak_command)
+    mutants_parser = commands.add_parser("mutants")
+    mutants_parser.add_argument("--only", default="")
+    mutants_parser.add_argument("--seeds", type=int)
+    mutants_parser.add_argument("--known", action="store_true", help="begin with the seed known to catch it")
+    mutants_parser.set_defaults(act=mutants_command)
     args = parser.parse_args()
     return int(args.act(args))
 

@@ -62,8 +62,10 @@ class Callers:
                 world.background(self.roll_back(model))
             elif chance < 0.70:
                 world.background(self.change_policy(model))
-            else:
+            elif chance < 0.85:
                 world.background(self.read(model))
+            else:
+                world.background(self.barrier())
 
     # What they want.
 
@@ -140,6 +142,16 @@ class Callers:
         now_ns = world.loop.now_ns
         world.judge.strong_call(era, invoked_ns=invoked_ns, returned_ns=now_ns, who=f"reader of {machine.name}")
         world.read_strong(f"reader of {machine.name} {invoked_ns}", era, invoked_ns, now_ns)
+
+    async def barrier(self) -> None:
+        """Somebody reads what no lease vouches for; `WatchedLog` judges."""
+        machine = self.rng.choice(list(self.world.machines.values()))
+
+        async def step(node: Node) -> Any:
+            await node.metadata.barrier(timeout_ms=2_000)
+
+        with suppress(ServiceError):
+            await self.world.ask(machine, step, timeout_s=3.0)
 
     # How they ask.
 

@@ -53,7 +53,7 @@ class EdgeBox:
         self.bus: SimBus | None = None
         self.life = 0
         self.position = ORIGIN
-        self.read_ns = world.chaos.choice((3, 10, 40)) * MS
+        self.read_ns = world.chaos.choice((8, 25, 60)) * MS
         self._shown: dict[str, tuple[int, Window]] = {}
 
     @property
@@ -193,6 +193,8 @@ class EdgeBox:
                 self.world.accuse("position", f"{self.name} went from {self.position} to {position}")
             if position != self.position:
                 self.position = position
+                if client._state._follower.models != self.world.truth.views.get(position):
+                    self.world.accuse("history", f"{self.name} at {position} believes in another history")
                 self.world.say(f"{self.name}: at {position}")
 
     def is_current(self) -> bool:

@@ -34,6 +34,7 @@ FAULTS: Final = (
     "edge_restart",
     "tier_away",
     "artifacts",
+    "forgery",
 )
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from edge_client.protocol.messages import Beacon, Event, encode_region
+from edge_client.protocol.subjects import Subjects
+from tests.fakes.bus import Message
 from tests.simulation.clock import MS, S
+from tests.simulation.shell.node import REGION
 
 if TYPE_CHECKING:
     from tests.simulation.shell.edge import EdgeBox
@@ -35,6 +41,7 @@ class Nemesis:
             "disk_broken": self._disk_broken,
             "edge_restart": self._edge_restart,
             "tier_away": self._tier_away,
+            "forgery": self._forge,
         }
         self.blows = [(name, blow) for name, blow in blows.items() if world.knobs.on(name)]
 
@@ -214,6 +221,40 @@ class Nemesis:
             edge.kill()
             edge.meddle()
             self._later(self._begin_again, edge)
+
+    def _forge(self) -> None:
+        """Somebody on the bus says what the region never said, under its name and without its key."""
+        world, rng = self.world, self.rng
+        truth = world.truth
+        state = truth.machine.state
+        if not state.models or state.authority is None:
+            return
+        subjects = Subjects(REGION)
+        clock = world.clock_ids[state.authority.clock_id]
+        lie: Beacon | Event = Beacon(
+            epoch=state.epoch,
+            revision=0,
+            clock_id=state.authority.clock_id,
+            assumption=state.authority.assumption,
+            assumed_at_ns=0,
+            t0_ns=clock.read(world.loop.now_ns) + 20 * S,
+        )
+        subject = subjects.beacon
+        if rng.random() < 0.5:
+            view = truth.views[truth.position][rng.choice(world.models)]
+            forged = msgspec.structs.replace(view, generation=view.generation + 1, pending=None)
+            lie = Event(
+                epoch=state.epoch,
+                revision=state.revision + 1,
+                name="Forged",
+                at_unix_ms=0,
+                models=(forged,),
+                removed=(),
+            )
+            subject = subjects.event
+        frame = bytearray(encode_region(lie, signer=world.signer))
+        frame[20] ^= 1
+        world.hub.publish(Message(subject=subject, payload=bytes(frame), reply_to=None))
 
     def _tier_away(self) -> None:
         tiers = [edge.redis for edge in self.world.edges if edge.redis is not None]

@@ -299,6 +299,7 @@ class Machine:
             peers=dict.fromkeys(self.world.names, "127.0.0.1:1"),
             urls={name: f"http://{name}" for name in self.world.names},
             data_dir=DATA_DIR,
+            tick_ms=40,
             compaction_min_entries=knobs.compaction_min_entries,
             snapshot_part_bytes=knobs.snapshot_part_bytes,
             sync_inline_max_us=knobs.sync_inline_max_us,
