@@ -1,7 +1,7 @@
 """`python -m tests.simulation`: run one seed, soak on fresh ones, or switch rules off one at a time.
 
 run --seed N [--trace]            play one seed; the trace goes to standard output
-soak --seconds S [--from N]       fresh seeds on all cores until the time is over
+soak --seconds S | --seeds COUNT  fresh seeds on all cores, from --first on; interrupted, it tells what it has so far
 mutants [--only TEXT] [--seeds N] each rule off: must be caught within its budget of seeds
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -24,6 +25,7 @@ from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.world import Result, run
 
 BATCH = 25
+TELL_SECONDS = 10
 
 
 def play_batch(first: int, count: int) -> list[Result]:
@@ -33,8 +35,10 @@ def play_batch(first: int, count: int) -> list[Result]:
     return results
 
 
-def tidy_by_hand() -> None:
-    """A run leaves one heap of cycles behind; looking for them while it lasts finds nothing."""
+def settle_in() -> None:
+    """Make this process a worker: it ends when it is told to, not when somebody interrupts; and it collects garbage
+    between runs only, since a run leaves one heap of cycles behind and none before its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.freeze()
     gc.disable()
 
@@ -100,37 +104,73 @@ def run_command(args: argparse.Namespace) -> int:
     return 1 if result.violations else 0
 
 
+class Tally:
+    """What came of a soak so far."""
+
+    def __init__(self, *, first: int) -> None:
+        self._first = first
+        self._begun = time.monotonic()
+        self._told = self._begun
+        self._seen: Counter[str] = Counter()
+        self.seeds = self.violations = self._virtual_ns = self._healed_ns_max = 0
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._begun
+
+    def add(self, result: Result) -> None:
+        self.seeds += 1
+        self._virtual_ns += result.virtual_ns
+        self._healed_ns_max = max(self._healed_ns_max, result.healed_ns or 0)
+        self._seen.update(result.seen)
+        if result.violations:
+            self.violations += 1
+            show(result)
+            print(f"  replay: python -m tests.simulation run --trace --seed {result.seed}")
+            print(f"  shrunk: {shrunk(result.seed)}", flush=True)
+
+    def tell_now_and_then(self) -> None:
+        if time.monotonic() - self._told >= TELL_SECONDS:
+            self._told = time.monotonic()
+            rate = self.seeds / self.seconds
+            print(f"{self.seeds} seeds done, {rate:.1f} seeds/s, {self.violations} with violations", flush=True)
+
+    def summary(self) -> str:
+        seconds, virtual_s = self.seconds, self._virtual_ns / S
+        return (
+            f"{self.seeds} seeds from {self._first} in {seconds:.0f} s: {self.seeds / seconds:.1f} seeds/s,"
+            f" {virtual_s / 3600:.1f} virtual hours, {virtual_s / seconds:.0f} times real time,"
+            f" {self.violations} seeds with violations;"
+            f" every edge was current at most {self._healed_ns_max / S:.1f} s after the last fault\n"
+            "seen: " + ", ".join(f"{name} {count}" for name, count in sorted(self._seen.items()))
+        )
+
+
 def soak_command(args: argparse.Namespace) -> int:
-    begun = time.monotonic()
     first = args.first if args.first is not None else int(time.time()) * 1_000
-    seeds = violations = virtual_ns = healed_ns_max = 0
-    seen: Counter[str] = Counter()
-    with ProcessPoolExecutor(args.workers, initializer=tidy_by_hand) as pool:
-        running: set[Future[list[Result]]] = set()
-        following = first
-        while time.monotonic() - begun < args.seconds or running:
-            while len(running) < 2 * args.workers and time.monotonic() - begun < args.seconds:
-                running.add(pool.submit(play_batch, following, BATCH))
-                following += BATCH
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for result in (result for future in done for result in future.result()):
-                seeds += 1
-                virtual_ns += result.virtual_ns
-                healed_ns_max = max(healed_ns_max, result.healed_ns or 0)
-                seen.update(result.seen)
-                if result.violations:
-                    violations += 1
-                    show(result)
-                    print(f"  replay: python -m tests.simulation run --trace --seed {result.seed}")
-                    print(f"  shrunk: {shrunk(result.seed)}", flush=True)
-    seconds = time.monotonic() - begun
-    print(
-        f"{seeds} seeds from {first} in {seconds:.0f} s: {seeds / seconds:.1f} seeds/s, {virtual_ns / S / 3600:.1f}"
-        f" virtual hours, {virtual_ns / S / seconds:.0f} times real time, {violations} seeds with violations;"
-        f" every edge was current at most {healed_ns_max / S:.1f} s after the last fault"
-    )
-    print("seen:", ", ".join(f"{name} {count}" for name, count in sorted(seen.items())))
-    return 1 if violations else 0
+    following, end = first, first + args.seeds if args.seeds else sys.maxsize
+    tally = Tally(first=first)
+    running: set[Future[list[Result]]] = set()
+
+    def more() -> bool:
+        return following < end and (args.seeds is not None or tally.seconds < args.seconds)
+
+    with ProcessPoolExecutor(args.workers, initializer=settle_in) as pool:
+        try:
+            while more() or running:
+                while len(running) < 2 * args.workers and more():
+                    count = min(BATCH, end - following)
+                    running.add(pool.submit(play_batch, following, count))
+                    following += count
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for result in (result for future in done for result in future.result()):
+                    tally.add(result)
+                tally.tell_now_and_then()
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            print(f"stopped by hand; seeds up to {following} were begun", flush=True)
+    print(tally.summary())
+    return 1 if tally.violations else 0
 
 
 def mutants_command(args: argparse.Namespace) -> int:
@@ -168,7 +208,8 @@ def main() -> int:
     run_parser.set_defaults(act=run_command)
     soak_parser = commands.add_parser("soak")
     soak_parser.add_argument("--seconds", type=float, default=60)
-    soak_parser.add_argument("--from", dest="first", type=int)
+    soak_parser.add_argument("--seeds", type=int, help="so many, instead of so long")
+    soak_parser.add_argument("--first", type=int, help="the first seed; by default one that nobody has played")
     soak_parser.set_defaults(act=soak_command)
     mutants_parser = commands.add_parser("mutants")
     mutants_parser.add_argument("--only", default="")
