@@ -140,6 +140,7 @@ class Report:
             self.counters["observations_untold"] += untold_count
             self.counters["sketches_untold"] += bare_count
             return payload
+        self.counters["observations_untold"] += untold_count
         while True:
             try:
                 return encode_edge(report)

@@ -35,6 +35,10 @@ def blocking() -> None:
                 assert_type(m.generation, int)
                 assert_type(m.guarantee, Guarantee)
                 assert_type(m.staleness_bound_ms, int | None)
+                m.report(ok=True, latency_ms=12.5, score=0.93, label="cat")
+                m.report(latency_ms=3, score=None)
+                m.report(ok="yes")  # type: ignore[arg-type]
+                m.report(label=7)  # type: ignore[arg-type]
             detector.read_strong(timeout_ms=500)
         except TooStaleError as error:
             assert_type(error, TooStaleError)
@@ -51,6 +55,9 @@ async def asynchronous() -> None:
         local="redis://localhost",
         edge_id="cam-17",
         site="dock-3",
+        prefetch_jitter_ms=1_000,
+        download_bytes_per_s_max=500_000,
+        downloads_max=1,
     ) as edge:
         detector = edge.model("text-detector", loader=load, warm_up=touch, unload=touch)
         assert_type(detector, AsyncModel)

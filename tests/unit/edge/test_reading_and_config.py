@@ -97,6 +97,11 @@ def test_defaults_are_acceptable():
         ({"report_interval_ms": 2_001}, "report_interval_ms"),
         ({"memory_bytes_max": 0}, "memory_bytes_max"),
         ({"download_bytes_max": -1}, "download_bytes_max"),
+        ({"downloads_max": 0}, "downloads_max"),
+        ({"downloads_max": 17}, "downloads_max"),
+        ({"download_bytes_per_s_max": 0}, "download_bytes_per_s_max"),
+        ({"prefetch_jitter_ms": -1}, "prefetch_jitter_ms"),
+        ({"prefetch_jitter_ms": 3_600_001}, "prefetch_jitter_ms"),
     ],
 )
 def test_nonsense_is_refused_by_name(changes, names):
