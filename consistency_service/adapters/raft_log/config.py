@@ -105,7 +105,9 @@ class RaftLogConfig:
     """The log is replaced by a snapshot beyond this many entries. Higher spares snapshots; lower shortens a restart."""
 
     compaction_min_bytes: int = 64 << 20
-    """And beyond this many bytes of entries, however few they are. Memory and disk hold the log twice over meanwhile."""
+    """Or beyond this many bytes, however few the entries are. Memory holds the log, too: for a follower far behind up to four
+    times as many bytes and sixteen times as many entries.
+    """
 
     command_bytes_max: int = 1 << 20
     batch_bytes_max: int = 4 << 20

@@ -2,10 +2,10 @@
 """The only module that knows what of pysyncobj is not public.
 
 What is left to the library: terms, votes, who is candidate and leader, when a leader that hears nobody falls back, when
-to speak and to compact. What is replaced, because stock it loses or invents acknowledged writes: its journal, snapshots
-and wire, how entries are appended, acknowledged, counted and applied, how commands enter, when a node stands. Private names
-do not keep still between releases; so the library's source is compared with the one this was written for, and on any
-other the node does not start.
+to speak. What is replaced, because stock it loses or invents acknowledged writes: its journal, snapshots and wire, how
+entries are appended, acknowledged, counted and applied, how commands enter, when a node stands and when it compacts.
+Private names do not keep still between releases; so the library's source is compared with the one this was written for,
+and on any other the node does not start.
 """
 
 from __future__ import annotations

@@ -73,6 +73,7 @@ class SnapshotStore:
         self._worker = worker or NoWorker()
         self._job: Job | None = None
         self._writing_through = self._verified_through = self._through = 0
+        self._renamed = False
         self._verification: _Verification | None = None
         self._incoming: OpenFile | None = None
         self._incoming_next = 0
@@ -94,7 +95,7 @@ class SnapshotStore:
         """Writing has begun, unless one is under way already."""
         if self._job is not None:
             return
-        self._writing_through = snapshot.last[1]
+        self._writing_through, self._renamed = snapshot.last[1], False
         self._job = self._worker.start(partial(_write, snapshot, path=self._written_path, files=self._files))
 
     @property
@@ -102,7 +103,7 @@ class SnapshotStore:
         return self._job is not None
 
     def finish_nowait(self) -> bool | None:
-        """True once, when the written snapshot has become the newest; False once, if that failed; None otherwise."""
+        """True once, when the written snapshot has become the newest, durably; False once, if that failed; None otherwise."""
         if self._job is None or not self._job.done:
             return None
         job, self._job = self._job, None
@@ -111,13 +112,16 @@ class SnapshotStore:
         try:
             if job.error is not None:
                 raise job.error
-            disk.publish(self._files, self._written_path, target=self._path)
+            if not self._renamed:
+                self._files.rename(self._written_path, target=self._path)
+                self._renamed, self._through = True, self._writing_through
+                self._job = self._worker.start(partial(self._files.sync_directory, self._path.parent))
+                return self.finish_nowait()
         except OSError as error:
             self.failure_count += 1
             self._files.unlink(self._written_path)
             logger.error("raft_snapshot_failed", extra={"reason": str(error)})
             return False
-        self._through = self._writing_through
         return True
 
     # Sending and receiving.

@@ -203,3 +203,18 @@ def test_a_file_of_another_format_is_refused(tmp_path):
 
     with pytest.raises(LogStorageError, match="not a snapshot of this release"):
         store_in(tmp_path).read()
+
+
+def test_a_written_one_is_the_newest_when_its_name_is_durable_and_no_sync_is_the_loops():
+    memory, worker = ForgetfulDisk(), Later()
+    store = SnapshotStore(Path("/virtual"), files=memory, worker=worker)
+    store.write_nowait(snapshot(10))
+    worker.jobs.pop().run()
+
+    assert store.finish_nowait() is None
+    assert memory.steps[-1] == "rename snapshot"
+    assert store.writing
+    worker.jobs.pop().run()
+    assert store.finish_nowait() is True
+    left = memory.after_power_cut(contents="dropped", names="synced")
+    assert snapshot(10) == SnapshotStore(Path("/virtual"), files=left).read()
