@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-CONTENTS = ("dropped", "kept", "torn", "holed")
+CONTENTS = ("dropped", "kept", "torn", "holed", "zeroed")
+"""Of the last write there is nothing, all, the first half, the second half, or the first half and then zeros."""
 NAMES = ("synced", "latest")
 
 
@@ -42,7 +43,12 @@ class Inode:
             return bytes(data)
         offset, written = last
         half = len(written) // 2
-        apply(data, (offset, written[:half] if how == "torn" else bytes(half) + written[half:]))
+        left = {
+            "torn": written[:half],
+            "zeroed": written[:half] + bytes(len(written) - half),
+            "holed": bytes(half) + written[half:],
+        }
+        apply(data, (offset, left[how]))
         return bytes(data)
 
 

@@ -227,7 +227,7 @@ MUTANTS = (
         name="vote not kept",
         install=vote_not_kept,
         breaks=ANY_LOG,
-        directed=_directed("blackout", "power", "partition"),
+        directed=_directed("blackout", "disk_slow", sync_inline_max_us=0),
     ),
     Mutant(
         name="torn record believed",
