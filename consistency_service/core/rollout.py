@@ -75,7 +75,7 @@ class Move(StrEnum):
     PASS = "pass"  # noqa: S105 -- no password
     """Baked, analysed, successful: on to the next stage, or to its gate."""
     FAIL = "fail"
-    """The strategy's `on_failure` decides what it leads to."""
+    """A stage failed, or too few of its edges got ready; the strategy's `on_failure` decides what that leads to."""
     HOLD = "hold"
     """An analysis stayed inconclusive."""
     RETURN = "return"
