@@ -156,7 +156,8 @@ async def catch_up(directory: Path, *, state_mb: int, mbit: float, per_s: float)
     same = leader in after and after[leader]["leading"] and after[leader]["term"] == term
     print(
         f"{state_mb} MB over {mbit:.0f} Mbit/s: caught up after {taken_s:.1f} s, {passed_mb:.0f} MB passed in all; "
-        f"restored {after[follower]['restored_count']} times; the leader {'stayed' if same else 'CHANGED'}"
+        f"restored {after[follower]['restored_count']} times; the leader {'stayed' if same else 'CHANGED'}, "
+        f"stalls {_counted(after, 'stalls')}, asked around for votes {_counted(after, 'trials')}"
     )
     quantiles = {}
     for what, taken in (("usual", usual), ("meanwhile", during)):
@@ -167,9 +168,13 @@ async def catch_up(directory: Path, *, state_mb: int, mbit: float, per_s: float)
             f"worst {max(taken_ms):.1f} ms, of {len(taken_ms)}"
         )
     ratio = quantiles["meanwhile"] / quantiles["usual"]
-    held = ratio <= P99_RATIO_MAX and same and after[follower]["restored_count"] > 0
+    held = ratio <= P99_RATIO_MAX and same and math.isfinite(taken_s) and after[follower]["restored_count"] > 0
     print(f"p99 meanwhile / usual: {ratio:.2f}, wanted ≤ {P99_RATIO_MAX}: {'held' if held else 'MISSED'}")
     return 0 if held else 1
+
+
+def _counted(found: dict[str, dict[str, Any]], counter: str) -> dict[str, int]:
+    return {name: int(status["counters"][counter]) for name, status in found.items()}
 
 
 def _age(path: Path) -> int:
@@ -188,6 +193,7 @@ async def _fill(port: int, *, state_mb: int) -> None:
 async def _caught_up(cluster: Cluster, *, follower: str, leader: str, timeout_s: float) -> float:
     """Seconds until the follower had applied what the leader had when asked; infinite after the timeout."""
     begun = time.monotonic()
+    ahead = behind = None
     while (taken_s := time.monotonic() - begun) < timeout_s:
         ahead, behind = await cluster.status(leader), await cluster.status(follower)
         if ahead is not None and behind is not None and behind["applied_index"] >= ahead["applied_index"] - 200:
@@ -198,7 +204,9 @@ async def _caught_up(cluster: Cluster, *, follower: str, leader: str, timeout_s:
 
 
 def paced_commits(port: int, seconds: float, pace_s: float) -> list[tuple[float, float]]:
-    """In a process of its own, so that the proxy does not hold it up: when each was due, and milliseconds from then on."""
+    """In a process of its own, so that the proxy does not hold it up: when each was due, and milliseconds from
+    then on; infinitely many if it was not committed.
+    """
     return asyncio.run(_paced_commits(port, seconds=seconds, pace_s=pace_s))
 
 
@@ -209,8 +217,8 @@ async def _paced_commits(port: int, *, seconds: float, pace_s: float) -> list[tu
 
     async def one(due: float) -> None:
         answer = await client.ask("propose", put, 5_000)
-        assert answer[0] == "committed", answer
-        taken.append((due, (time.monotonic() - due) * 1_000))
+        committed = answer[0] == "committed"
+        taken.append((due, (time.monotonic() - due) * 1_000 if committed else math.inf))
 
     due, end = time.monotonic(), time.monotonic() + seconds
     async with asyncio.TaskGroup() as group:
