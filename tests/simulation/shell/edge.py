@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import shutil
+from contextvars import Context
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -70,6 +71,10 @@ class EdgeBox:
         self.world.say(f"{self.name}: starts life {self.life}")
         process.spawn(self._live(process), name=f"{self.name} app")
 
+    def start_again(self) -> None:
+        if not self.alive:
+            self.start()
+
     def kill(self) -> None:
         if self.alive:
             self.world.say(f"{self.name}: killed")
@@ -118,6 +123,7 @@ class EdgeBox:
         except EdgeIdTakenError:
             world.judge.seen["edge_id_taken"] += 1
             self.kill()
+            world.loop.at_ns(world.loop.now_ns + 500 * MS, self.start_again, context=Context())
             return
         self.client = client
         models = [client.model(name, loader=_load) for name in world.models]

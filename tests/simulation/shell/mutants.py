@@ -43,7 +43,7 @@ class Mutant:
     breaks: frozenset[str]
     known_seed: int = 0
     """One that catches it, until a change of the product shuffles what seeds do."""
-    caught_within: int = 40
+    caught_within: int = 60
     directed: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -213,30 +213,35 @@ def restored_is_strong(patch: Patch) -> None:
 MUTANTS = (
     Mutant(
         name="acknowledged before durable",
+        known_seed=12,
         install=acknowledged_before_durable,
         breaks=ANY_LOG,
         directed=_directed("blackout", "disk_slow", sync_inline_max_us=0),
     ),
     Mutant(
         name="own disk taken for granted",
+        known_seed=7,
         install=own_disk_taken_for_granted,
         breaks=ANY_LOG,
         directed=_directed("blackout", "disk_slow", sync_inline_max_us=0),
     ),
     Mutant(
         name="vote not kept",
+        known_seed=20,
         install=vote_not_kept,
         breaks=ANY_LOG,
         directed=_directed("blackout", "disk_slow", sync_inline_max_us=0),
     ),
     Mutant(
         name="torn record believed",
+        known_seed=30,
         install=torn_record_believed,
         breaks=ANY_LOG,
         directed=_directed("blackout", "power", sync_inline_max_us=0),
     ),
     Mutant(
         name="truncation in memory only",
+        known_seed=10,
         install=truncation_in_memory_only,
         breaks=ANY_LOG,
         directed=_directed("partition", "kill", "power", "pause"),
@@ -261,6 +266,7 @@ MUTANTS = (
     ),
     Mutant(
         name="anybody gets the vote",
+        known_seed=5,
         install=anybody_gets_the_vote,
         breaks=ANY_LOG,
         directed=_directed("partition", "kill", "pause"),
@@ -273,6 +279,7 @@ MUTANTS = (
     ),
     Mutant(
         name="read before it applied",
+        known_seed=7,
         install=read_before_it_applied,
         breaks=frozenset({"barrier", "active", "inversion"}),
         directed=_directed("pause", "partition", "slow_network", work_every_ns=50 * MS),

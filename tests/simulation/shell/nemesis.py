@@ -89,13 +89,11 @@ class Nemesis:
         for machine in world.machines.values():
             machine.cut_in, machine.slow_ns = None, 0
             machine.disk.full = machine.disk.broken = False
-            if not machine.alive:
-                machine.start()
+            machine.start_again()
         for edge in world.edges:
             if edge.redis is not None:
                 edge.redis.away = False
-            if not edge.alive:
-                edge.start()
+            edge.start_again()
 
     # Blows.
 
@@ -106,15 +104,11 @@ class Nemesis:
         after_ns = self.rng.randrange(50 * MS, 3 * S) if after_ns is None else after_ns
         self.world.loop.at_ns(self.world.loop.now_ns + after_ns, act, *args)
 
-    def _begin_again(self, process: Machine | EdgeBox) -> None:
-        if not process.alive:
-            process.start()
-
     def _kill(self) -> None:
         if living := self._living():
             machine = self.rng.choice(living)
             machine.kill()
-            self._later(self._begin_again, machine)
+            self._later(machine.start_again)
 
     def _power(self) -> None:
         """At once, or in the middle of the next things it does to its disk."""
@@ -124,7 +118,7 @@ class Nemesis:
                 machine.power_cut()
             else:
                 machine.cut_in = self.rng.randrange(1, 40)
-            self._later(self._begin_again, machine)
+            self._later(machine.start_again)
 
     def _blackout(self) -> None:
         """Everywhere at once."""
@@ -132,13 +126,13 @@ class Nemesis:
         for machine in self._living():
             machine.power_cut(contents=contents, names="synced" if contents else None)
         for machine in self.world.machines.values():
-            self._later(self._begin_again, machine, after_ns=self.rng.randrange(50 * MS, 800 * MS))
+            self._later(machine.start_again, after_ns=self.rng.randrange(50 * MS, 800 * MS))
 
     def _stop(self) -> None:
         if living := self._living():
             machine = self.rng.choice(living)
             self.world.background(machine.stop())
-            self._later(self._begin_again, machine)
+            self._later(machine.start_again)
 
     def _pause(self) -> None:
         everybody: list[Machine | EdgeBox] = [*self._living(), *self.world.edges]
@@ -213,14 +207,14 @@ class Nemesis:
 
     def _mend(self, machine: Machine) -> None:
         machine.disk.broken = False
-        self._begin_again(machine)
+        machine.start_again()
 
     def _edge_restart(self) -> None:
         edge = self.rng.choice(self.world.edges)
         if edge.alive:
             edge.kill()
             edge.meddle()
-            self._later(self._begin_again, edge)
+            self._later(edge.start_again)
 
     def _forge(self) -> None:
         """Somebody on the bus says what the region never said, under its name and without its key."""
@@ -241,7 +235,7 @@ class Nemesis:
         )
         subject = subjects.beacon
         if rng.random() < 0.5:
-            view = truth.views[truth.position][rng.choice(world.models)]
+            view = truth.views[truth.position][rng.choice(list(state.models))]
             forged = msgspec.structs.replace(view, generation=view.generation + 1, pending=None)
             lie = Event(
                 epoch=state.epoch,

@@ -199,6 +199,10 @@ class Machine:
         world.say(f"{self.name}: starts life {self.life}")
         self.running = process.spawn(self._run(process, self.node), name=f"{self.name} node")
 
+    def start_again(self) -> None:
+        if not self.alive:
+            self.start()
+
     def kill(self) -> None:
         """The process is gone; its kernel, and what it wrote, are not."""
         if self.alive:

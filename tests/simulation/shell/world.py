@@ -27,6 +27,7 @@ import secrets
 import sys
 import tempfile
 import threading
+import traceback
 import warnings
 from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import contextmanager
@@ -270,8 +271,9 @@ class World:
         while healed_ns is None and self.loop.now_ns < calm_ns + HEAL_NS and not self.judge.violations:
             await asyncio.sleep(LOOK_NS / 1e9)
             for machine in self.machines.values():
-                if not machine.alive:
-                    machine.start()
+                machine.start_again()
+            for edge in self.edges:
+                edge.start_again()
             if all(edge.is_current() for edge in self.edges) and self._nodes_agree():
                 healed_ns = self.loop.now_ns - calm_ns
         if healed_ns is not None:
@@ -336,6 +338,8 @@ def _result(world: World) -> Result:
         healed_ns = loop.run_until_complete(world.play())
     except NoTimePassesError as error:
         world.accuse("progress", str(error))
+    except Exception:
+        world.accuse("simulator", traceback.format_exc())
     world.over = True
     return Result(
         seed=world.knobs.seed,
