@@ -30,7 +30,7 @@ from consistency_service.adapters.raft_log.library_parts import (
     Compaction,
     Link,
     NoPoller,
-    collector_paused,
+    kept_from_collector,
     monotonic_ns,
     monotonic_s,
     settings,
@@ -327,7 +327,7 @@ class Replica(SyncObj):  # type: ignore[misc]
         self._SyncObj__votedForNodeId = journal.getVotedForNodeId() if voted_in >= last_term else None
 
     def _restore_from(self, snapshot: Snapshot) -> None:
-        with collector_paused():
+        with kept_from_collector(size_bytes=len(snapshot.state)):
             self._restore(snapshot.state, snapshot.last[1])
         self.roster.rebase(snapshot.members)
         self._SyncObj__raftLastApplied = snapshot.last[1]

@@ -27,6 +27,8 @@ from consistency_service.adapters.raft_log.voter import Voter
 COMPACTION_RETRY_S: Final = 5.0
 """A snapshot or a shorter journal that could not be written, for lack of room say, is tried again after this long."""
 
+FROZEN_BYTES_MIN: Final = 1 << 20
+
 
 def monotonic_s() -> float:
     """The clock that the library's deadlines are made of."""
@@ -38,15 +40,21 @@ def monotonic_ns() -> int:
 
 
 @contextlib.contextmanager
-def collector_paused() -> Iterator[None]:
-    """Making a million objects that all stay, Python would look three times out of four whether any can go."""
-    enabled = gc.isenabled()
+def kept_from_collector(*, size_bytes: int) -> Iterator[None]:
+    """What is made meanwhile, of so many bytes, is not looked through for garbage, now or ever, if it is large.
+
+    It is a state, and stays, or is freed when nothing refers to it any more; to look through a million objects several
+    times takes longer than to make them, and nothing else happens meanwhile.
+    """
+    if size_bytes < FROZEN_BYTES_MIN or not gc.isenabled():
+        yield
+        return
     gc.disable()
     try:
         yield
+        gc.freeze()
     finally:
-        if enabled:
-            gc.enable()
+        gc.enable()
 
 
 class Link(Transport):  # type: ignore[misc]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pysyncobj.syncobj
 import pytest
 
 from consistency_service.adapters.raft_log import RaftLog, RaftLogConfig, library
+from consistency_service.adapters.raft_log.library_parts import FROZEN_BYTES_MIN, kept_from_collector
 from consistency_service.errors import ConfigError
 
 PACKAGE = Path(library.__file__).parent
@@ -77,3 +79,22 @@ def test_no_other_module_of_the_package_touches_the_library():
 def test_settings_that_make_no_sense_are_refused(tmp_path, changes):
     with pytest.raises(ConfigError):
         config(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(("size_bytes", "frozen"), [(FROZEN_BYTES_MIN - 1, False), (FROZEN_BYTES_MIN, True)])
+def test_a_large_state_is_not_looked_through_for_garbage_and_the_collector_goes_on(size_bytes, frozen):
+    try:
+        with kept_from_collector(size_bytes=size_bytes):
+            assert gc.isenabled() is not frozen
+            made = [[] for _ in range(100)]
+        assert gc.isenabled()
+        assert frozen is (gc.get_freeze_count() >= len(made))
+    finally:
+        gc.unfreeze()
+
+
+def test_a_state_that_cannot_be_read_leaves_the_collector_on():
+    with pytest.raises(ValueError, match="no state"), kept_from_collector(size_bytes=FROZEN_BYTES_MIN):
+        raise ValueError("no state")
+
+    assert gc.isenabled()
