@@ -190,6 +190,7 @@ def test_where_nobody_is_left_on_stable_nothing_compares(region: RolloutRegion) 
     inherited = Strategy(stages=(Stage(share_bp=100), Stage(share_bp=10_000)), analysis=(bound, compared, drift))
     assert {} == faults(region, inherited)
     assert (inherited.checks_of(0), inherited.checks_of(1)) == ((bound, compared, drift), (bound,))
+    assert Strategy(stages=(own,)).checks_of(0) == own.analysis
 
 
 def test_sizes(region: RolloutRegion) -> None:
