@@ -112,7 +112,7 @@ def recover(
     """Look at the log of a stopped node; if its disk damaged it, set it aside so that the node learns it anew.
 
     Nothing is changed if nothing is damaged. Otherwise the node comes back without memory, and has its vote again once it
-    holds what the others hold.
+    holds what the others hold. Its settings must name nodes that are members now: its log did, and is set aside.
     """
     settings = load_config(config)
     if settings.log != "raft":

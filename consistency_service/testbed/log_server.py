@@ -23,7 +23,15 @@ import msgspec
 from consistency_service.adapters.raft_log import RaftLog, RaftLogConfig, RaftTls
 from consistency_service.core.outcomes import Outcome
 from consistency_service.errors import SnapshotError
-from consistency_service.runtime.ports import Committed, NotLeader, ProposalOutcome, Unknown
+from consistency_service.runtime.ports import (
+    AddMember,
+    Committed,
+    MembershipOutcome,
+    MembershipRefused,
+    NotLeader,
+    RemoveMember,
+    Unknown,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -254,6 +262,15 @@ class LogServer:
             case "resign":
                 self.log.resign()
                 return ["resigned"]
+            case "transfer":
+                return ["transferred", self.log.transfer(argument[0])]
+            case "add":
+                node_id, raft, timeout_ms = argument
+                change = AddMember(node_id=node_id, raft=raft, url="")
+                return _outcome(await self.log.change_membership(change, timeout_ms=timeout_ms))
+            case "remove":
+                node_id, timeout_ms = argument
+                return _outcome(await self.log.change_membership(RemoveMember(node_id=node_id), timeout_ms=timeout_ms))
         raise ValueError(f"no such verb: {verb}")
 
     def _status(self) -> dict[str, Any]:
@@ -273,7 +290,7 @@ class LogServer:
         }
 
 
-def _outcome(outcome: ProposalOutcome) -> list[Any]:
+def _outcome(outcome: MembershipOutcome) -> list[Any]:
     match outcome:
         case Committed(index=index, outcome=applied):
             return ["committed", index, applied.code, applied.revision, applied.detail]
@@ -281,6 +298,8 @@ def _outcome(outcome: ProposalOutcome) -> list[Any]:
             return ["not_leader", leader_id]
         case Unknown(reason=reason):
             return ["unknown", reason]
+        case MembershipRefused(code=code, reason=reason):
+            return ["not_changed", code, reason]
 
 
 def main() -> None:

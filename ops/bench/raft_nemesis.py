@@ -1,8 +1,9 @@
-"""Three voters, clients that write everything down, and somebody who breaks processes, network and disks meanwhile.
+"""Three to five voters, clients that write everything down, and somebody who breaks processes, network and disks meanwhile.
 
     python -m ops.bench.raft_nemesis --minutes 30 --seed 7
 
-Nothing acknowledged may be lost, nothing refused be done, nothing come from nowhere or twice, no read be stale, no voter
+Voters speak mutual TLS (`--plain`: they do not), and are added, removed and replaced while all this goes on. Nothing
+acknowledged may be lost, nothing refused be done, nothing come from nowhere or twice, no read be stale, no voter
 die by itself; when all is healed, everything commits again and all voters hold the same. Ends with exit code 1 on a
 violation, and keeps the history. `--sabotage` shows that it would notice: `stale` reads without a barrier, `wipe` empties
 the disk of whoever was killed.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import random
 import shutil
 import sys
@@ -23,10 +25,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from consistency_service.adapters import raft_log
+from ops.bench.raft_changes import Changes
 from ops.bench.raft_servers import Cluster, Disk, Server
 from ops.bench.raft_workload import Workload, final_reader
 
-NAMES: Final = ("n1", "n2", "n3")
 DISK_MIB: Final = 24
 STARTING_S: Final = 3.0
 OVERLAP_SHARE: Final = 0.3
@@ -75,6 +78,8 @@ class Nemesis:
         self._down: set[str] = set()
         self._full: set[str] = set()
         self._excused: set[str] = set()
+        self._forgetful: str | None = None
+        self.changes = Changes(cluster, workload=workload, rng=self._rng)
         self._kinds: dict[str, tuple[int, Callable[[], Awaitable[None]]]] = {
             "kill one": (4, self._kill_one),
             "kill two": (1, self._kill_two),
@@ -84,9 +89,15 @@ class Nemesis:
             "isolation": (4, self._isolate),
             "split": (1, self._split),
             "flapping": (1, self._flap),
-            "resignation": (1, self._resign),
+            "lost disk": (2, self._lose_disk),
+            "addition": (2, self.changes.add),
+            "removal": (2, self.changes.remove),
+            "replacement": (2, self.changes.replace),
+            "transfer": (1, self.changes.transfer),
         }
-        if cluster.disks:
+        if wipe:
+            self._kinds = {"kill all": (1, self._kill_all)}
+        elif cluster.disks:
             self._kinds["full disk"] = (3, self._fill)
 
     async def run(self, seconds: float) -> None:
@@ -117,7 +128,7 @@ class Nemesis:
         """A voter that ends by itself is a violation, unless it was starting while its disk was full."""
         while True:
             await asyncio.sleep(0.05)
-            for name, server in self._cluster.servers.items():
+            for name, server in list(self._cluster.servers.items()):
                 if name in self._down or server.exit_code is None:
                     continue
                 if name in self._excused:
@@ -131,23 +142,35 @@ class Nemesis:
 
     def _somebody(self) -> str:
         """Half of the time the leader."""
-        hint = self._workload.leader_hint
-        return hint if hint in NAMES and self._rng.random() < 0.5 else self._rng.choice(NAMES)
+        hint, names = self._workload.leader_hint, self._names()
+        return hint if hint in names and self._rng.random() < 0.5 else self._rng.choice(names)
+
+    def _names(self) -> list[str]:
+        """Of those who run, or would if they had not been killed."""
+        return sorted(self._cluster.servers)
 
     def _server(self, name: str) -> Server:
         return self._cluster.servers[name]
+
+    def _gone(self, name: str) -> bool:
+        """It was removed while something was wrong with it."""
+        return name not in self._cluster.servers
 
     async def _hold(self, *, longest_s: float = 4.0) -> None:
         """Mostly short, sometimes long."""
         await asyncio.sleep(min(longest_s, self._rng.expovariate(1.0)) + 0.05)
 
     def _stop(self, name: str) -> None:
+        if self._gone(name):
+            return
         self._down.add(name)
         self._server(name).kill()
         if self._wipe:
             shutil.rmtree(self._server(name).data_dir, ignore_errors=True)
 
     def _start(self, name: str) -> None:
+        if self._gone(name):
+            return
         if name in self._full:
             self._excused.add(name)
         else:
@@ -170,10 +193,10 @@ class Nemesis:
         await self._kill([self._somebody()])
 
     async def _kill_two(self) -> None:
-        await self._kill(self._rng.sample(NAMES, 2))
+        await self._kill(self._rng.sample(self._names(), 2))
 
     async def _kill_all(self) -> None:
-        await self._kill(list(NAMES))
+        await self._kill(self._names())
 
     async def _pause(self) -> None:
         server = self._server(self._somebody())
@@ -184,16 +207,19 @@ class Nemesis:
     async def _cut_off(self, directions: list[tuple[str, str]]) -> None:
         """What was under way comes late, or never."""
         network = self._cluster.network
-        network.hold(directions)
+        links = [(network.link(source, target), network.tap(source, target)) for source, target in directions]
+        for _, tap in links:
+            tap.hold()
         await self._hold(longest_s=6.0)
-        if self._rng.random() < 0.4:
-            network.cut(directions)
-        for source, target in directions:
-            network.tap(source, target).release()
+        lost = self._rng.random() < 0.4
+        for link, tap in links:
+            if lost:
+                link.cut()
+            tap.release()
 
     async def _one_way(self) -> None:
         name = self._somebody()
-        others = [other for other in NAMES if other != name]
+        others = [other for other in self._names() if other != name]
         directions = (
             [(name, other) for other in others] if self._rng.random() < 0.5 else [(other, name) for other in others]
         )
@@ -201,26 +227,52 @@ class Nemesis:
 
     async def _isolate(self) -> None:
         name = self._somebody()
-        await self._cut_off([pair for other in NAMES if other != name for pair in ((name, other), (other, name))])
+        await self._cut_off(
+            [pair for other in self._names() if other != name for pair in ((name, other), (other, name))]
+        )
 
     async def _split(self) -> None:
-        await self._cut_off([(source, target) for source in NAMES for target in NAMES if source != target])
+        names = self._names()
+        await self._cut_off([(source, target) for source in names for target in names if source != target])
 
     async def _flap(self) -> None:
         for _ in range(8):
-            source, target = self._rng.sample(NAMES, 2)
+            source, target = self._rng.sample(self._names(), 2)
             tap = self._cluster.network.tap(source, target)
             tap.hold()
             await asyncio.sleep(self._rng.uniform(0.05, 0.7))
             tap.release()
 
-    async def _resign(self) -> None:
-        if self._workload.leader_hint is not None:
-            await self._cluster.tell(self._workload.leader_hint, "resign")
+    async def _lose_disk(self) -> None:
+        """A voter comes back under its id and without memory, as `ccs cluster recover` has it: one at a time."""
+        before, name = self._forgetful, self._rng.choice(self.changes.members)
+        if before is not None and not self._gone(before) and not await self._remembers(before):
+            return
+        if self._forgetful != before or self._gone(name) or name in self._full or name in self._down:
+            return
+        self._forgetful = name
+        self._stop(name)
+        data_dir = self._server(name).data_dir
+        with contextlib.suppress(FileNotFoundError):  # it was killed before it made any
+            (data_dir / "journal").unlink()
+            recovered = raft_log.recover(data_dir, node_id=name, others_hold_quorum=True)
+            assert recovered.moved_to is not None
+            self.faults["recovery"] += 1
+            shutil.rmtree(recovered.moved_to)
+            # The log named the members; without it the settings must, or nobody whom it knows may be left.
+            self._server(name).settings["peers"] = self._cluster.peers_of(name)
+        await self._hold(longest_s=2.0)
+        self._start(name)
+
+    async def _remembers(self, name: str) -> bool:
+        status = await self._cluster.status(name)
+        return status is not None and status["standing"] == "member" and status["storage_fault"] is None
 
     async def _fill(self) -> None:
         """The disk of one voter has no room; whoever does not start for that is started when there is."""
         name = self._somebody()
+        if name == self._forgetful:
+            return
         disk = self._cluster.disks[name]
         self._full.add(name)
         if self._server(name).age_s < STARTING_S:
@@ -229,7 +281,7 @@ class Nemesis:
         await self._hold()
         disk.empty()
         self._full.discard(name)
-        if not self._server(name).running:
+        if not self._gone(name) and not self._server(name).running:
             self._start(name)
 
 
@@ -242,6 +294,7 @@ async def nemesis(
     pace_s: float = 0.01,
     compaction_min_entries: int = 150,
     sabotage: str | None = None,
+    plain: bool = False,
     **settings: Any,
 ) -> Verdict:
     """The verdict. `directory` is kept if there are violations."""
@@ -251,6 +304,7 @@ async def nemesis(
         disk_mib=DISK_MIB if verdict.disks else None,
         compaction_min_entries=compaction_min_entries,
         snapshot_part_bytes=4_096,
+        certified=not plain,
         **settings,
     )
     begun = time.monotonic()
@@ -262,11 +316,12 @@ async def nemesis(
         breaker = Nemesis(cluster, seed=seed, workload=workload, wipe=sabotage == "wipe")
         working = asyncio.create_task(workload.run())
         await breaker.run(seconds)
+        verdict.violations += await breaker.changes.settle()
         await asyncio.sleep(1.0)
         workload.stopping = True
         await working
         verdict.seconds = time.monotonic() - begun
-        verdict.faults, verdict.operations = breaker.faults, workload.counts()
+        verdict.faults, verdict.operations = breaker.faults + breaker.changes.made, workload.counts()
         verdict.violations += breaker.deaths
         verdict.violations += await _judge(cluster, workload)
         statuses = [await cluster.status(name) for name in cluster.servers]
@@ -306,6 +361,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--pace-ms", type=float, default=10, help="of one client, on average, between two requests")
+    parser.add_argument("--plain", action="store_true", help="no TLS between the voters")
     parser.add_argument("--sabotage", choices=("stale", "wipe"))
     chosen = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="raft-nemesis-"))
@@ -317,6 +373,7 @@ def main() -> int:
             clients=chosen.clients,
             pace_s=chosen.pace_ms / 1_000,
             sabotage=chosen.sabotage,
+            plain=chosen.plain,
         )
     )
     print("\n".join(verdict.lines()), flush=True)

@@ -1,7 +1,8 @@
 """The network between voters, with hands on it: every direction of every pair can be held, cut or slowed.
 
 Picture garden hoses with a tap at each. A held hose keeps its water and gives it later, as a network does whose packets are
-sent again; a cut one loses it, and both ends notice. Between two voters there is one link, with two taps.
+sent again; a cut one loses it, and both ends notice. Between two voters there is one link, with two taps. Every voter
+reaches every other at a port of its own, so that nothing needs to be read to know who speaks: it may be encrypted.
 """
 
 from __future__ import annotations
@@ -13,13 +14,9 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Final
 
-import msgspec
-
 CHUNK_BYTES: Final = 1 << 14
 LATENESS_S: Final = 0.02
 """Of this process in waking up, which the rate does not suffer from."""
-GREETING_BYTES_MAX: Final = 1 << 10
-GREETING_S: Final = 5.0
 
 
 class Tap:
@@ -62,34 +59,38 @@ class Link:
 
 
 class Network:
-    """Every voter is reached at `ports[its name]`, by all others alike. Who dials is read from the greeting, so that
-    without TLS each pair has its own link.
-    """
+    """Voter `one` reaches voter `other` at `ports[one, other]`."""
 
-    def __init__(self, targets: dict[str, int]) -> None:
-        names = sorted(targets)
-        self.ports: dict[str, int] = {}
-        self.links = {(one, other): Link(one, other) for one in names for other in names if one < other}
-        self._targets = targets
-        self._servers: list[asyncio.Server] = []
+    def __init__(self) -> None:
+        self.ports: dict[tuple[str, str], int] = {}
+        self.links: dict[tuple[str, str], Link] = {}
+        self._targets: dict[str, int] = {}
+        self._servers: dict[tuple[str, str], asyncio.Server] = {}
 
-    async def open(self) -> None:
-        for name in self._targets:
-            server = await asyncio.start_server(partial(self._accepted, name), "127.0.0.1", 0, limit=CHUNK_BYTES)
-            self.ports[name] = int(server.sockets[0].getsockname()[1])
-            self._servers.append(server)
+    async def add(self, name: str, *, port: int) -> None:
+        """The voter that listens at `port` reaches all others, and they reach it."""
+        self._targets[name] = port
+        for other in self._targets:
+            if other != name:
+                self.links[min(name, other), max(name, other)] = Link(name, other)
+                for dialer, target in ((name, other), (other, name)):
+                    accept = partial(self._join, dialer=dialer, target=target)
+                    server = await asyncio.start_server(accept, "127.0.0.1", 0, limit=CHUNK_BYTES)
+                    self.ports[dialer, target] = int(server.sockets[0].getsockname()[1])
+                    self._servers[dialer, target] = server
+
+    async def remove(self, name: str) -> None:
+        """Nobody reaches this voter any more."""
+        del self._targets[name]
+        for pair in [pair for pair in self._servers if name in pair]:
+            self._servers.pop(pair).close()
+            del self.ports[pair]
+        await _end([self.links.pop(pair) for pair in list(self.links) if name in pair])
 
     async def close(self) -> None:
-        for server in self._servers:
+        for server in self._servers.values():
             server.close()
-        self.heal()
-        for link in self.links.values():
-            for tap in link.taps.values():
-                tap.bytes_per_s = None
-        while any(link.writers for link in self.links.values()):
-            for link in self.links.values():
-                link.cut()
-            await asyncio.sleep(0.01)
+        await _end(list(self.links.values()))
 
     def link(self, one: str, other: str) -> Link:
         return self.links[min(one, other), max(one, other)]
@@ -118,22 +119,13 @@ class Network:
                 for tap in link.taps.values():
                     tap.bytes_per_s = bytes_per_s
 
-    async def _accepted(self, target: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            async with asyncio.timeout(GREETING_S):
-                size = await reader.readexactly(4)
-                greeting = await reader.readexactly(min(int.from_bytes(size, "big"), GREETING_BYTES_MAX))
-            words = msgspec.msgpack.decode(greeting)
-            dialer = next(word for word in words if word in self._targets and word != target)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, msgspec.MsgspecError, TypeError, StopIteration):
+    async def _join(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, dialer: str, target: str
+    ) -> None:
+        link = self.links.get((min(dialer, target), max(dialer, target)))
+        if link is None:
             writer.transport.abort()
             return
-        await self._join(reader, writer, dialer=dialer, target=target, begun=size + greeting)
-
-    async def _join(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, dialer: str, target: str, begun: bytes
-    ) -> None:
-        link = self.link(dialer, target)
         ends = {writer}
         link.writers |= ends
         try:
@@ -141,7 +133,7 @@ class Network:
             ends.add(there)
             link.writers |= ends
             await asyncio.gather(
-                _pump(reader, there, tap=link.taps[dialer, target], begun=begun),
+                _pump(reader, there, tap=link.taps[dialer, target]),
                 _pump(inward, writer, tap=link.taps[target, dialer]),
             )
         except OSError:
@@ -152,10 +144,22 @@ class Network:
                 end.close()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, tap: Tap, begun: bytes = b"") -> None:
+async def _end(links: list[Link]) -> None:
+    """Nothing passes any more, and nobody waits."""
+    for link in links:
+        for tap in link.taps.values():
+            tap.release()
+            tap.bytes_per_s = None
+    while any(link.writers for link in links):
+        for link in links:
+            link.cut()
+        await asyncio.sleep(0.01)
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, tap: Tap) -> None:
     """Everything passes the tap, the end of the connection too."""
     with contextlib.suppress(OSError):
-        data = begun or await reader.read(CHUNK_BYTES)
+        data = await reader.read(CHUNK_BYTES)
         while data:
             await tap.wait(len(data))
             writer.write(data)

@@ -6,21 +6,26 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from consistency_service.adapters import certificates
 from consistency_service.testbed import processes
 from consistency_service.testbed.log_server import Command
 from ops.bench.raft_proxy import Network
 
 ROOT: Final = Path(__file__).parents[2]
+FOUNDERS: Final = ("n1", "n2", "n3")
+NOBODY_LISTENS: Final = "127.0.0.2"
 
 
 class LostError(Exception):
@@ -234,42 +239,91 @@ class Server:
 
 
 class Cluster:
-    """Three servers and the network between them. `settings` go to every node's `RaftLogConfig`."""
+    """Servers and the network between them; three in the beginning. `settings` go to every node's `RaftLogConfig`.
 
-    def __init__(self, directory: Path, *, disk_mib: int | None = None, proxied: bool = True, **settings: Any) -> None:
+    `certified`: they speak mutual TLS, by an authority made for them.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        disk_mib: int | None = None,
+        proxied: bool = True,
+        certified: bool = False,
+        **settings: Any,
+    ) -> None:
         self.directory = directory
         self.proxied = proxied
+        self.certificates = directory / "certificates" if certified else None
         self.servers: dict[str, Server] = {}
         self.disks: dict[str, Disk] = {}
         self._settings = settings
         self._disk_mib = disk_mib
-        self.network = Network({})
+        self.network = Network()
+        self._raft_ports: dict[str, int] = {}
 
     async def open(self) -> None:
         """Every process was started; none may be ready."""
-        names = ("n1", "n2", "n3")
-        raft_ports, client_ports = {name: free_port() for name in names}, {name: free_port() for name in names}
+        if self.certificates is not None:
+            certificates.create_authority(self.certificates, cluster_id="ccs", now=datetime.now(tz=UTC))
+        for name in FOUNDERS:
+            await self._give_port(name)
+        for name in FOUNDERS:
+            self._start(name)
+
+    async def join(self, name: str) -> str:
+        """Its process was started with an empty directory, to be added. Returns the raft address to add it with.
+
+        Names grow, so that each newcomer dials all who were there before, at ports of its own; nobody dials it.
+        """
+        assert all(name > other for other in self.servers)
+        await self._give_port(name)
+        self._start(name, join=True)
+        return f"{NOBODY_LISTENS if self.proxied else '127.0.0.1'}:{self._raft_ports[name]}"
+
+    async def leave(self, name: str) -> None:
+        """It is gone, with all it had."""
+        self.servers.pop(name).kill()
+        del self._raft_ports[name]
         if self.proxied:
-            self.network = Network(raft_ports)
-            await self.network.open()
-        peers = {name: f"127.0.0.1:{port}" for name, port in {**raft_ports, **self.network.ports}.items()}
-        for name in names:
-            data_dir = self.directory / name
-            if self._disk_mib is not None:
-                self.disks[name] = Disk(data_dir, size_mib=self._disk_mib)
-                self.disks[name].mount()
-            settings: dict[str, Any] = {
-                "node_id": name,
-                "listen": f"127.0.0.1:{raft_ports[name]}",
-                "peers": peers,
-                "data_dir": str(data_dir / "log"),
-                "serve": client_ports[name],
-                **self._settings,
-            }
-            if "tls" in settings:
-                settings["tls"] = settings["tls"][name]
-            self.servers[name] = Server(settings, directory=self.directory)
-            self.servers[name].start()
+            await self.network.remove(name)
+        if name in self.disks:
+            self.disks.pop(name).unmount()
+        shutil.rmtree(self.directory / name)
+
+    def peers_of(self, name: str) -> dict[str, str]:
+        """Everybody who is here now, at the addresses at which this one reaches them."""
+        ports = {other: self.network.ports.get((name, other), port) for other, port in self._raft_ports.items()}
+        return {other: f"127.0.0.1:{port}" for other, port in ports.items()}
+
+    async def _give_port(self, name: str) -> None:
+        port = self._raft_ports[name] = free_port()
+        if self.proxied:
+            await self.network.add(name, port=port)
+
+    def _start(self, name: str, *, join: bool = False) -> None:
+        data_dir = self.directory / name
+        if self._disk_mib is not None:
+            self.disks[name] = Disk(data_dir, size_mib=self._disk_mib)
+            self.disks[name].mount()
+        settings: dict[str, Any] = {
+            "node_id": name,
+            "listen": f"127.0.0.1:{self._raft_ports[name]}",
+            "peers": self.peers_of(name),
+            "join": join,
+            "data_dir": str(data_dir / "log"),
+            "serve": free_port(),
+            **self._settings,
+        }
+        if self.certificates is not None:
+            pair = certificates.issue(self.certificates, node_id=name, now=datetime.now(tz=UTC))
+            authority = certificates.authority_files(self.certificates).certificate
+            settings["tls"] = {"ca": str(authority), "certificate": str(pair.certificate), "key": str(pair.key)}
+        elif "tls" in settings:
+            settings["tls"] = settings["tls"][name]
+        self.servers[name] = Server(settings, directory=self.directory)
+        self.servers[name].start()
 
     async def close(self) -> None:
         for server in self.servers.values():
@@ -290,18 +344,23 @@ class Cluster:
             if client is not None:
                 client.close()
 
-    async def tell(self, name: str, verb: str) -> None:
-        """If it listens."""
-        with contextlib.suppress(LostError, RefusedError):
+    async def ask(self, name: str, verb: str, *argument: Any, timeout_s: float = 1.0) -> list[Any] | None:
+        """None if it does not listen or answer."""
+        client = None
+        try:
             client = await Client.connect(self.servers[name].port)
-            await client.call(verb, timeout_s=1.0)
-            client.close()
+            return await client.call(verb, *argument, timeout_s=timeout_s)
+        except (LostError, RefusedError, KeyError):
+            return None
+        finally:
+            if client is not None:
+                client.close()
 
     async def leader(self, *, timeout_s: float = 20.0) -> str:
         """Who leads and has applied the first entry of its term. Raises `TimeoutError`, with what the servers logged."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            for name, server in self.servers.items():
+            for name, server in list(self.servers.items()):
                 status = await self.status(name) if server.running and not server.paused else None
                 if status is not None and status["settled"]:
                     return name

@@ -39,7 +39,8 @@ class Workload:
     ) -> None:
         self.history: list[Operation] = []
         self.leader_hint: str | None = None
-        self._ports = ports
+        self.ports = ports
+        """Of whoever may be asked now."""
         self._seed = seed
         self._clients = clients
         self._pace_s = pace_s
@@ -119,9 +120,10 @@ class Workload:
         status: Any = "failed"
         for _ in range(ATTEMPTS_MAX):
             node = self._choose(rng, operation=operation)
+            port = self.ports[node]
             try:
                 if (client := connections.get(node)) is None or not client.connected:
-                    client = connections[node] = await Client.connect(self._ports[node], timeout_s=0.5)
+                    client = connections[node] = await Client.connect(port, timeout_s=0.5)
                 answer = await self._ask(client, operation, session=session, number=number)
             except RefusedError:
                 answer = ["refused"]
@@ -170,9 +172,9 @@ class Workload:
 
     def _choose(self, rng: random.Random, *, operation: Operation) -> str:
         hint = self.leader_hint
-        if operation.action != "read" and hint in self._ports and rng.random() < 0.8:
+        if operation.action != "read" and hint in self.ports and rng.random() < 0.8:
             return hint
-        return rng.choice(sorted(self._ports))
+        return rng.choice(sorted(self.ports))
 
 
 async def final_reader(port: int) -> tuple[Client, Callable[[str], Any]]:
