@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from consistency_service.core import commands as c
+from consistency_service.core.machine import NOT_CONSUMED
 from consistency_service.errors import (
     NotStrongError,
     RefusedError,
@@ -194,7 +195,9 @@ class Callers:
                 answer = await world.ask(machine, asked, timeout_s=rng.choice((1.0, 3.0, 8.0)), whole=True)
             except RefusedError as error:
                 world.judge.seen[f"refused_{error.code}"] += 1
-                return None
+                if error.code not in NOT_CONSUMED:
+                    return None
+                answer = None
             except ServiceError:
                 answer = None
             if answer is not None:
