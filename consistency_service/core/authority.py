@@ -152,9 +152,11 @@ class Authority:
         self.counters["clock_distrusted"] += 1
         return self._resign(now_ns=now_ns) if self._leading else ()
 
-    def clock_trusted(self) -> None:
-        """Our clock keeps its rate again: under its new name it may have authority."""
+    def clock_trusted(self, *, now_ns: int) -> None:
+        """Our clock keeps its rate again. What it measured before counts for nothing: every wait begins anew, as in a new life."""
         self._clock_trusted = True
+        self._epoch = 0
+        self._look_at_state(now_ns=now_ns)
 
     def tick(self, *, now_ns: int) -> tuple[Effect, ...]:
         """Whatever is due: assume, confirm, settle, look after the bus."""
@@ -187,6 +189,11 @@ class Authority:
     # ---- answers
 
     @property
+    def clock_is_trusted(self) -> bool:
+        """Whether instants of our clock may be uttered at all."""
+        return self._clock_trusted
+
+    @property
     def is_authority(self) -> bool:
         """The applied state names us, and we were elected in no later term since. A routing hint for reads."""
         authority = self._machine.state.authority
@@ -198,8 +205,11 @@ class Authority:
         )
 
     def silent(self, *, now_ns: int) -> bool:
-        """In the first kappa * (L + margin) that this life knows the epoch, nothing is promised (section 7)."""
-        return not self._machine.state.epoch or now_ns < self._silent_until_ns
+        """In the first kappa * (L + margin) that this life knows the epoch, nothing is promised (section 7).
+
+        Nor while our clock is distrusted, and as long again after that.
+        """
+        return not self._machine.state.epoch or not self._clock_trusted or now_ns < self._silent_until_ns
 
     def choose_instant(self, *, now_ns: int) -> Instant | None:
         """The next number and the instant `now + L + margin`; None unless we may decide now."""

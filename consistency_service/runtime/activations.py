@@ -146,7 +146,11 @@ class Activations:
         )
         terms = self._metadata.state.terms
         wait_ns = Drift(terms.rho_ppm).faster_ns(terms.lease_ns + terms.margin_ns)
-        await self._clock.sleep_until(self._clock.now_ns() + wait_ns)
+        while True:
+            clock_id, trusted = self._authority.clock_id, self._authority.clock_is_trusted
+            await self._clock.sleep_until(self._clock.now_ns() + wait_ns)
+            if trusted and clock_id == self._authority.clock_id:
+                return
 
     # ---- steps
 
@@ -233,8 +237,9 @@ class Activations:
         pending = self._metadata.state.pendings().get(activation)
         if pending is not None and pending.clock_id == self._authority.clock_id:
             await self._clock.sleep_until(pending.effective_at_ns)
-        else:
-            await self._settled(activation)
+            if pending.clock_id == self._authority.clock_id:
+                return
+        await self._settled(activation)
 
     async def _settled(self, activation: int) -> None:
         await self._metadata.wait_until(lambda: activation not in self._metadata.state.pendings())

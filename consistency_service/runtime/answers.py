@@ -123,7 +123,7 @@ class Answers:
         message = self._edge_message(delivery)
         if not isinstance(message, ClockRequest) or len(message.nonce) > NONCE_BYTES_MAX:
             return
-        if not self._metadata.state.epoch:
+        if not self._metadata.state.epoch or not self._authority.core.clock_is_trusted:
             return
         reply = ClockReply(
             epoch=self._metadata.state.epoch,

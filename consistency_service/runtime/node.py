@@ -307,7 +307,7 @@ class Node:
         clock_id = self.authority.core.clock_id
         await self._answers.clock_renamed(clock_id)
         self.reads.clock_trusted(clock_id=clock_id)
-        self.authority.core.clock_trusted()
+        self.authority.core.clock_trusted(now_ns=self.clock.now_ns())
 
     def _new_clock_id(self) -> str:
         return self._rng.randbytes(8).hex()

@@ -9,6 +9,7 @@ comparison of two of them never accuses the innocent.
 from __future__ import annotations
 
 from bisect import bisect_right
+from itertools import pairwise
 from random import Random
 from typing import Final
 
@@ -42,6 +43,18 @@ class SimClock:
             end_ns = starts[i + 1] if i + 1 < len(starts) else start_ns
             local_ns += (end_ns - start_ns) // GRAIN_NS * rate
         self._steady = len(starts) == 1
+
+    def break_loose(self, from_ns: int, until_ns: int, *, rate: int) -> None:
+        """Keep no promise between these instants: `rate` local nanoseconds per grain."""
+        last = bisect_right(self._starts, until_ns) - 1
+        pieces = [(start_ns, r) for start_ns, r in zip(self._starts, self._rates, strict=True) if start_ns < from_ns]
+        pieces += [(from_ns, rate), (until_ns, self._rates[last])]
+        pieces += [(self._starts[i], self._rates[i]) for i in range(last + 1, len(self._starts))]
+        locals_ns = [self._locals[0]]
+        for (start_ns, piece_rate), (end_ns, _) in pairwise(pieces):
+            locals_ns.append(locals_ns[-1] + (end_ns - start_ns) // GRAIN_NS * piece_rate)
+        self._starts, self._rates = [start_ns for start_ns, _ in pieces], [r for _, r in pieces]
+        self._locals, self._steady = locals_ns, False
 
     def read(self, real_ns: int) -> int:
         """What it shows at an instant on the grain."""

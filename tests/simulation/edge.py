@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edge_client.config import EdgeConfig
 from edge_client.core.follower import FetchSnapshot
-from edge_client.core.reading import Guarantee, Loaded, Reading
+from edge_client.core.reading import Guarantee, Loaded, Reading, Reason
 from edge_client.core.served import Served
 from edge_client.errors import EdgeError
 from edge_client.protocol.messages import Beacon, ClockReply, Event, SnapshotChunk, SnapshotRefused
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 TICK_NS = 500 * MS
 SITES = ("north", "south")
+PATIENCE_NS = 1 * S
+KEEP_APART_NS = 1 * S
+COPIES_MAX = 6
 
 
 class LocalClock:
@@ -50,7 +53,7 @@ class LocalClock:
         return self._process.local_ns
 
     def unix_ms(self) -> int:
-        return 0
+        return self._process.world.now_ns // MS
 
     async def sleep_until(self, deadline_ns: int) -> None:
         raise AssertionError("the world keeps the time")
@@ -70,11 +73,17 @@ class SimEdge(Process):
             trust="#",
             edge_id=name,
             region="test",
+            local="redis://127.0.0.1:6379" if "local_tier" in world.knobs.faults else None,
             site=world.rng.choice(SITES),
             labels={"gpu": world.rng.choice(("a", "b"))},
         )
         self._port = LocalClock(self)
         self.state: EdgeState
+        self._keeps = "local_tier" in world.knobs.faults
+        self._words: dict[bytes, Event | SnapshotChunk] = {}
+        """What each frame says; frames are as good as signed, and `forger` sees to those that are not."""
+        self._tier: list[tuple[int, tuple[bytes, ...]]] = []
+        """The local tier, which outlives us: when each copy was kept by wall time, and its frames; the newest last."""
         self.start()
 
     # ---- lives
@@ -95,10 +104,26 @@ class SimEdge(Process):
         self._targets = True
         self._tick_at_ns = 0
         self._account = Account(self)
+        self._sampled = False
+        """Whether a clock has answered in this life; before, nothing is strong and no bound is known."""
+        self._kept_position, self._keep_at_ns = ORIGIN, 0
         for model in self.world.models:
             self._windows[model] = SHUT
             self.state.register(model, show=partial(self._windows.__setitem__, model))
+        if self.world.now_ns < self.loose_until_ns:
+            self.run(self.life, self.clock_distrusted)
         self.run(self.life, self._started)
+        if self._tier:
+            self._look_into_tier()
+
+    def _look_into_tier(self) -> None:
+        """It was lost, or the newest copy is there, or an old one; and the region has some time to answer before."""
+        rng = self.world.rng
+        if rng.random() < 0.2:
+            self._tier.clear()
+        else:
+            copy = self._tier[-1] if rng.random() < 0.5 else rng.choice(self._tier)
+            self.after_ns(rng.choice((1, rng.randrange(PATIENCE_NS))), self.restore, *copy)
 
     def crash(self) -> None:
         self.account_now()
@@ -112,17 +137,53 @@ class SimEdge(Process):
     def beacon_received(self, beacon: Beacon, now_ns: int) -> None:
         self.state.beacon_received(beacon, now_ns=now_ns)
 
+    def restore(self, kept_unix_ms: int, frames: tuple[bytes, ...], now_ns: int) -> None:
+        """As `Restore.restore`; some frames at the end may be past reading."""
+        if self.state.source == "none":
+            rng = self.world.rng
+            readable = frames if rng.random() < 0.8 else frames[: rng.randrange(len(frames) + 1)]
+            words = [(self._words[frame], frame) for frame in readable]
+            restored = self.state.restored(words, kept_unix_ms=kept_unix_ms, now_ns=now_ns)
+            self.world.judge.seen["tier_restored"] += restored
+
+    def _frame(self, word: Event | SnapshotChunk) -> bytes:
+        if not self._keeps:
+            return b""
+        frame = str(len(self._words)).encode()
+        self._words[frame] = word
+        return frame
+
+    def _keep(self, now_ns: int) -> None:
+        """As the loop of `Restore`."""
+        self._keep_at_ns = now_ns + KEEP_APART_NS
+        position, frames = self.state.evidence()
+        if frames and self.state.source == "bus" and position != self._kept_position:
+            self._kept_position = position
+            self._tier.append((self._port.unix_ms(), frames))
+            del self._tier[:-COPIES_MAX]
+
     def event_received(self, event: Event, now_ns: int) -> None:
-        self.state.event_received(event, frame=b"", now_ns=now_ns)
+        self.state.event_received(event, frame=self._frame(event), now_ns=now_ns)
 
     def clock_reply_received(self, reply: ClockReply, now_ns: int) -> None:
+        self._sampled = True
         self.state.clock_reply_received(reply, now_ns=now_ns)
 
     def snapshot_answered(self, answer: SnapshotChunk | SnapshotRefused, now_ns: int) -> None:
-        self.state.snapshot_answered(answer, frame=b"", now_ns=now_ns)
+        frame = self._frame(answer) if isinstance(answer, SnapshotChunk) else b""
+        self.state.snapshot_answered(answer, frame=frame, now_ns=now_ns)
 
-    def clock_judged(self, trusted: bool, now_ns: int) -> None:
-        self.state.clock_judged(trusted=trusted, now_ns=now_ns)
+    def clock_distrusted(self, now_ns: int) -> None:
+        self.state.clock_judged(trusted=False, now_ns=now_ns)
+
+    def clock_broke(self, until_ns: int, rate: int, now_ns: int) -> None:
+        """Our clock breaks its rate and is caught at it."""
+        self.break_clock(until_ns, rate)
+        self.clock_distrusted(now_ns)
+
+    def clock_trusted_again(self, now_ns: int) -> None:
+        if self.world.now_ns >= self.loose_until_ns:
+            self.state.clock_judged(trusted=True, now_ns=now_ns)
 
     def tick(self, now_ns: int) -> None:
         self._tick_at_ns = 0
@@ -160,6 +221,8 @@ class SimEdge(Process):
                 self.world.ask_snapshot(self, request)
         if self._targets:
             self._fetch()
+        if self._keeps and now_ns >= self._keep_at_ns:
+            self._keep(now_ns)
         if self.state.position != self._position:
             self._moved()
         self.state.check_invariants()
@@ -242,6 +305,12 @@ class SimEdge(Process):
         bound_ms = reading.staleness_bound_ms
         bound_ns = None if bound_ms is None else bound_ms * MS
         judge.bound(era, bound_ns=bound_ns, at_ns=real_ns, who=f"{self.name} read")
+        if reading.reason is Reason.LOCAL:
+            judge.seen["read_local"] += 1
+        if not self._sampled and (reading.guarantee is Guarantee.STRONG or bound_ms is not None):
+            judge.accuse("unjustified", real_ns, f"{self.name} {reading!r} before any clock had answered")
+        if (reading.age_estimate_ms is not None) != (reading.reason is Reason.LOCAL):
+            judge.accuse("unjustified", real_ns, f"{self.name} {reading!r} is {reading.age_estimate_ms} ms old")
         if assignment is None:
             judge.accuse("cohort", real_ns, f"{self.name} {reading!r} was never decided")
             return

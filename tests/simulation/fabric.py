@@ -104,6 +104,8 @@ class Bus:
         """The way from the middle, or from `from_ns` on, to `target`."""
         for at_ns in self._arrivals(from_ns):
             self._world.at(at_ns, self._arrive, target, act, args)
+        if "forged" in self._world.active:
+            self._world.forger.sees(target, act, args)
 
     def ask_clock(self, source: Process, node: SimNode, nonce: bytes) -> None:
         """As `send`; a clock is shown at a glance."""

@@ -30,7 +30,12 @@ FAULTS: Final = (
     "restore",
     "install",
     "slow_load",
+    "forged",
+    "local_tier",
+    "loose_clock",
 )
+LATER_FAULTS: Final = ("forged", "local_tier", "loose_clock")
+"""Drawn apart, so that they change nothing in the runs without them."""
 
 
 CHANCES: Final = {
@@ -70,6 +75,8 @@ class Knobs:
     apply_ns: int = 10 * MS
     fault_every_ns: int = 1 * S
     work_every_ns: int = 300 * MS
+    deaf_at_the_end: bool = False
+    """The bus of who has authority at the end is not mended: it must resign."""
     eager: bool = False
     """Callers try as soon as somebody leads."""
 
@@ -114,7 +121,11 @@ def drawn(seed: int, *, without: Iterable[str] = (), **overrides: Any) -> Knobs:
 def _drawn(seed: int) -> Knobs:
     rng = Random(f"knobs {seed}")
     density = rng.choice((0.15, 0.4, 0.7))
-    faults = frozenset(fault for fault in FAULTS if rng.random() < density)
+    later = Random(f"later faults {seed}")
+    faults = frozenset(fault for fault in FAULTS if fault not in LATER_FAULTS and rng.random() < density)
+    faults |= {fault for fault in LATER_FAULTS if later.random() < density / 2}
+    if "loose_clock" in faults:
+        faults |= {"distrust"}
     lease_ms = rng.choice((300, 500, 1_000, 2_000))
     on = faults.__contains__
     return Knobs(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from consistency_service.core.state import decode_state, encode_state
 from tests.simulation import workload
-from tests.simulation.clock import MS, S, on_grain
+from tests.simulation.clock import GRAIN_NS, MS, S, on_grain
 from tests.simulation.edge import SimEdge
 from tests.simulation.fabric import Log
 
@@ -37,7 +37,8 @@ class Nemesis:
         world = self._world
         able = [n for n in world.nodes if self._able(n)]
         if able and not any(n.leading for n in able):
-            self.elect(world.rng.choice(able))
+            willing = [n for n in able if world.now_ns >= n.resigned_at_ns + 2 * S] or able
+            self.elect(world.rng.choice(willing))
         world.at(world.now_ns + on_grain(world.rng.randrange(200 * MS, 500 * MS)), self._watch)
 
     def _able(self, node: SimNode) -> bool:
@@ -135,12 +136,15 @@ class Nemesis:
         later_ns = world.now_ns + on_grain(rng.randrange(1, 4 * world.knobs.lease_ms * MS))
         processes: list[SimNode | SimEdge] = [*world.nodes, *world.edges]
         process = rng.choice(processes)
-        if isinstance(process, SimEdge):
-            process.run(None, process.clock_judged, False)
-            world.at(later_ns, process.run, None, process.clock_judged, True)
+        if world.now_ns < process.loose_until_ns:
+            return
+        if "loose_clock" in world.active:
+            later_ns = min(later_ns, world.work_until_ns)
+            rate = rng.choice((GRAIN_NS // 2, GRAIN_NS * 9 // 10, GRAIN_NS * 11 // 10, 2 * GRAIN_NS, 5 * GRAIN_NS))
+            process.run(None, process.clock_broke, later_ns, rate)
         else:
             process.run(None, process.clock_distrusted)
-            world.at(later_ns, process.run, None, process.clock_trusted_again)
+        world.at(later_ns, process.run, None, process.clock_trusted_again)
 
     def _install(self) -> None:
         """A node gets another's snapshot of the log."""
@@ -206,12 +210,16 @@ class Nemesis:
         world.log.cannot_learn.clear()
         world.bus.cannot_send.clear()
         world.bus.cannot_hear.clear()
+        if world.knobs.deaf_at_the_end:
+            deaf = {node.name for node in world.nodes if node.authority.is_authority}
+            world.bus.cannot_send |= deaf
+            world.bus.cannot_hear |= deaf
         for process in (*world.nodes, *world.edges):
             self._restart(process)
         for node in world.nodes:
             node.run(None, node.clock_trusted_again)
         for edge in world.edges:
-            edge.run(None, edge.clock_judged, True)
+            edge.run(None, edge.clock_trusted_again)
             world.bus.redeliver(edge)
         self._catch_up()
 

@@ -55,6 +55,7 @@ class SimNode(Process):
         self.settled_from: int | None = None
         """The token of the first entry of the term that we believe to lead; None once it has applied here."""
         self.kept: tuple[int, bytes] | None = None
+        self.resigned_at_ns = -10 * S
         self.machine: MetadataMachine
         self.authority: Authority
         self.reader: Reader
@@ -96,6 +97,8 @@ class SimNode(Process):
             self._restore(base[1], local_ns)
         elif self.log.base is not None:
             self._restore(self.log.base, local_ns)
+        if world.now_ns < self.loose_until_ns:
+            self.run(self.life, self.clock_distrusted)
         self.run(self.life, self.learn, self.log, world.known_index(self))
         self.run(self.life, self._loop)
 
@@ -162,6 +165,10 @@ class SimNode(Process):
         self._carry_out(self.authority.restored(now_ns=now_ns), now_ns)
         self._wake_waiting(now_ns)
 
+    def wake_waiting(self) -> None:
+        """Somebody has begun to wait, perhaps for what is so already."""
+        self._wake_waiting(self.local_ns)
+
     def _wake_waiting(self, now_ns: int) -> None:
         for waiter in [waiter for waiter in self.waiting if waiter[0]()]:
             self.waiting.remove(waiter)
@@ -198,6 +205,7 @@ class SimNode(Process):
 
     def resign(self) -> None:
         self.leading = False
+        self.resigned_at_ns = self.world.now_ns
 
     def _status_changed(self, now_ns: int) -> None:
         leading = self.leading and self.settled_from is None
@@ -247,15 +255,20 @@ class SimNode(Process):
         clock_id = self.world.new_clock_id(self.clock)
         self._carry_out(self.authority.clock_distrusted(clock_id, now_ns=now_ns), now_ns)
 
+    def clock_broke(self, until_ns: int, rate: int, now_ns: int) -> None:
+        """Our clock breaks its rate and is caught at it."""
+        self.break_clock(until_ns, rate)
+        self.clock_distrusted(now_ns)
+
     def clock_trusted_again(self, now_ns: int) -> None:
         """As `Node._clock_trusted`."""
-        if self.clock_trusted:
+        if self.clock_trusted or self.world.now_ns < self.loose_until_ns:
             return
         self.clock_trusted = True
         clock_id = self.authority.clock_id
         self.reader = Reader(terms=self.machine.state.terms, rng=Random(self.world.rng.random()), own_clock_id=clock_id)
         self._follow_state(now_ns)
-        self.authority.clock_trusted()
+        self.authority.clock_trusted(now_ns=now_ns)
 
     # ---- the bus
 
@@ -269,7 +282,7 @@ class SimNode(Process):
             self._effects += self.reader.beacon_received(beacon, now_ns=now_ns)
 
     def clock_request_received(self, source: Process, nonce: bytes, now_ns: int) -> None:
-        if not self.machine.state.epoch:
+        if not self.machine.state.epoch or not self.authority.clock_is_trusted:
             return
         reply = ClockReply(
             epoch=self.machine.state.epoch,

@@ -8,7 +8,9 @@ falls between reading the clock and finishing the slip; slips that arrive meanwh
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from copy import copy
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge_client.protocol.models import Pending
 from edge_client.protocol.reader import Reader
@@ -17,6 +19,15 @@ from tests.simulation.judge import Era
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
+
+
+class Timer(NamedTuple):
+    """A step that waits for an instant of our clock."""
+
+    local_ns: int
+    real_ns: int
+    life: int
+    act: Callable[[int], None]
 
 
 class Process:
@@ -32,6 +43,9 @@ class Process:
         """What our clock showed when the present step began."""
         self.free_at_ns = 0
         """Real time: when the present step is over; what it sends leaves then."""
+        self.loose_until_ns = 0
+        """Real time: until when our clock keeps no promise."""
+        self._timers: dict[int, Timer] = {}
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
@@ -53,7 +67,7 @@ class Process:
             self.free_at_ns = now_ns
             self.account(now_ns, local_ns)
         if world.tracing:
-            world.trace(self.name, act.__name__, args)
+            world.trace(self.name, name_of(act), args)
         act(*args, local_ns)
         self.after(local_ns)
         world.step_count += 1
@@ -82,7 +96,38 @@ class Process:
     def at_local_ns(self, local_ns: int, act: Callable[..., None], *args: Any) -> None:
         """Step once our clock shows `local_ns`, if this life lasts."""
         real_ns = max(self.clock.reached_ns(local_ns), self.free_at_ns)
-        self.world.at(real_ns, self.run, self.life, act, *args)
+        if "loose_clock" not in self.world.knobs.faults:
+            self.world.at(real_ns, self.run, self.life, act, *args)
+            return
+        token = self.world.new_token()
+        self._timers[token] = Timer(local_ns, real_ns, self.life, partial(act, *args))
+        self.world.at(real_ns, self._ring, token, real_ns)
+
+    def _ring(self, token: int, real_ns: int) -> None:
+        timer = self._timers.get(token)
+        if timer is not None and timer.real_ns == real_ns:
+            del self._timers[token]
+            self.run(timer.life, timer.act)
+
+    def break_clock(self, until_ns: int, rate: int) -> None:
+        """From the end of this step until `until_ns` our clock runs as it likes; what waits for an instant of it, too.
+
+        The instants uttered under its old names are what they were when it was good.
+        """
+        from_ns, clocks = self.free_at_ns, self.world.clocks
+        if from_ns >= until_ns:
+            return
+        self.world.judge.seen["clocks_broken"] += 1
+        good = copy(self.clock)
+        for clock_id, clock in clocks.items():
+            if clock is self.clock:
+                clocks[clock_id] = good
+        self.clock.break_loose(from_ns, until_ns, rate=rate)
+        self.loose_until_ns = until_ns
+        for token, timer in self._timers.items():
+            real_ns = max(self.clock.reached_ns(timer.local_ns), from_ns)
+            self._timers[token] = timer._replace(real_ns=real_ns)
+            self.world.at(real_ns, self._ring, token, real_ns)
 
     def account_now(self) -> None:
         """Account for everything up to now, or to the end of a pause."""
@@ -94,6 +139,10 @@ class Process:
 
     def after(self, local_ns: int) -> None:
         raise NotImplementedError
+
+
+def name_of(act: Callable[..., None]) -> str:
+    return name_of(act.func) if isinstance(act, partial) else act.__name__
 
 
 class Account:

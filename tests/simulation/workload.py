@@ -113,14 +113,25 @@ class Activation(Request):
         pending = node.machine.state.pendings().get(outcome.revision)
         position = Position(node.machine.state.epoch, outcome.revision)
         if pending is not None and pending.clock_id == node.authority.clock_id:
-            node.at_local_ns(pending.effective_at_ns, partial_step(self._told, node, position, outcome))
+            instant_passed = partial_step(self._instant_passed, node, pending.clock_id, position, outcome)
+            node.at_local_ns(pending.effective_at_ns, instant_passed)
         else:
-            node.waiting.append(
-                (
-                    lambda: outcome.revision not in node.machine.state.pendings(),
-                    lambda _: node.after_ns(0, partial_step(self._told, node, position, outcome)),
-                )
+            self._wait_settled(node, position, outcome)
+
+    def _instant_passed(self, node: SimNode, clock_id: str, position: Position, outcome: Outcome, now_ns: int) -> None:
+        if clock_id == node.authority.clock_id:
+            self._told(node, position, outcome, now_ns)
+        else:
+            self._wait_settled(node, position, outcome)
+
+    def _wait_settled(self, node: SimNode, position: Position, outcome: Outcome) -> None:
+        node.waiting.append(
+            (
+                lambda: outcome.revision not in node.machine.state.pendings(),
+                lambda _: node.after_ns(0, partial_step(self._told, node, position, outcome)),
             )
+        )
+        node.wake_waiting()
 
     def _told(self, node: SimNode, position: Position, outcome: Outcome, now_ns: int) -> None:
         world = self.world
@@ -139,9 +150,19 @@ class Deletion(Request):
         if not outcome.ok:
             self.answer(outcome)
             return
-        terms = node.machine.state.terms
+        self._wait(node, outcome, now_ns)
+
+    def _wait(self, node: SimNode, outcome: Outcome, now_ns: int) -> None:
+        terms, authority = node.machine.state.terms, node.authority
         wait_ns = Drift(terms.rho_ppm).faster_ns(terms.lease_ns + terms.margin_ns)
-        node.at_local_ns(now_ns + wait_ns, partial_step(self._told, node, outcome))
+        clock_id = authority.clock_id if authority.clock_is_trusted else None
+        node.at_local_ns(now_ns + wait_ns, partial_step(self._waited, node, clock_id, outcome))
+
+    def _waited(self, node: SimNode, clock_id: str | None, outcome: Outcome, now_ns: int) -> None:
+        if clock_id == node.authority.clock_id:
+            self._told(node, outcome, now_ns)
+        else:
+            self._wait(node, outcome, now_ns)
 
     def _told(self, node: SimNode, outcome: Outcome, now_ns: int) -> None:
         self.answer(outcome)

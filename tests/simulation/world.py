@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -22,6 +24,7 @@ from tests.simulation import workload
 from tests.simulation.clock import MS, S, SimClock, on_grain
 from tests.simulation.edge import SimEdge
 from tests.simulation.fabric import Bus, Log
+from tests.simulation.forger import Forger
 from tests.simulation.judge import Judge, Truth, Violation
 from tests.simulation.knobs import Knobs, drawn
 from tests.simulation.nemesis import Nemesis
@@ -76,6 +79,7 @@ class World:
         self.judge = Judge(self.truth)
         self.log = Log(self, base=None)
         self.bus = Bus(self)
+        self.forger = Forger(self)
         self.backups: list[bytes] = []
         self.nodes: list[SimNode] = []
         self.edges: list[SimEdge] = []
@@ -102,17 +106,23 @@ class World:
             act(*args)
 
     def run(self) -> Result:
-        """Play to the end."""
-        with scaled_sampling(self.knobs.sample_period_ns):
-            self.nemesis.start()
-            self._work()
-            self._read()
-            self.play(self.work_until_ns)
-            healed_ns = self._heal()
-        for process in (*self.nodes, *self.edges):
-            if process.alive:
-                process.account_now()
-        self._judge_the_end()
+        """Play to the end, or until something breaks."""
+        healed_ns = None
+        try:
+            with scaled_sampling(self.knobs.sample_period_ns):
+                self.nemesis.start()
+                self._work()
+                self._read()
+                self.play(self.work_until_ns)
+                healed_ns = self._heal()
+            for process in (*self.nodes, *self.edges):
+                if process.alive:
+                    process.account_now()
+            self._judge_the_end()
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"{error!r} in {Path(frame.filename).name}:{frame.lineno} {frame.line}"
+            self.judge.accuse("broke", self.now_ns, what)
         return Result(
             seed=self.knobs.seed,
             violations=self.judge.violations,

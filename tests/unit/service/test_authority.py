@@ -218,8 +218,11 @@ def test_a_distrusted_clock_costs_name_and_post_until_it_is_trusted() -> None:
     assert node.proposed == [] and node.core.next_deadline_ns() is None
     node.take(node.core.tick(now_ns=now_ns + 5_001 * MS))
     assert node.other[-1] == Resign()
-    node.core.clock_trusted()
+    assert node.core.silent(now_ns=now_ns + 5_002 * MS)
+    node.core.clock_trusted(now_ns=now_ns + 6_000 * MS)
     node.lead(term=3, now_ns=now_ns + 6_000 * MS)
+    assert node.core.silent(now_ns=now_ns + 8_000 * MS)
+    assert not node.core.silent(now_ns=now_ns + 6_000 * MS + SILENCE_NS)
     assert node.core.is_authority and node.machine.state.authority is not None
     assert node.machine.state.authority.clock_id == "c9"
 
