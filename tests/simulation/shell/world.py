@@ -20,42 +20,35 @@ those. It knows no membership changes and no new epochs: `tests/interaction/raft
 from __future__ import annotations
 
 import asyncio
-import gc
-import logging
-import random
-import secrets
-import sys
 import tempfile
-import threading
 import traceback
-import warnings
-from collections.abc import Coroutine, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine, Iterable
 from contextvars import Context
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import pysyncobj.syncobj
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consistency_service.core.commands import ActivateGeneration, decode_command
 from consistency_service.core.outcomes import Outcome
 from consistency_service.errors import ServiceError
 from consistency_service.testbed.linearizability import Answer, Operation, check
-from edge_client.protocol.envelope import Signer, Verifier, trust_line
+from edge_client.protocol.envelope import Signer, trust_line
 from tests.fakes.artifact_store import FakeArtifactStore
 from tests.simulation.clock import MS, S, SimClock
 from tests.simulation.judge import Era, Judge, Key, Truth, Violation
+from tests.simulation.shell.bottle import one_world
 from tests.simulation.shell.bus import SimHub
 from tests.simulation.shell.callers import Callers
 from tests.simulation.shell.edge import EdgeBox
 from tests.simulation.shell.knobs import Knobs, drawn
+from tests.simulation.shell.ledger import Ledger
 from tests.simulation.shell.loop import NoTimePassesError, Process, VirtualLoop
 from tests.simulation.shell.nemesis import Nemesis
 from tests.simulation.shell.network import Network
-from tests.simulation.shell.node import AskNode, Ledger, Machine
+from tests.simulation.shell.node import AskNode, Machine
 
 HEAL_NS = 20 * S
 """Every edge is strong at the newest revision so long after the last fault, at the latest."""
@@ -325,7 +318,7 @@ def run(seed: int, *, tracing: bool = False, without: Iterable[str] = (), **over
     """Play one seed to its end."""
     knobs = drawn(seed, without=without, **overrides)
     loop = VirtualLoop(rng=Random(f"threads {seed}"))
-    with _one_world(loop, seed), tempfile.TemporaryDirectory(prefix="shell-") as directory:
+    with one_world(loop, seed), tempfile.TemporaryDirectory(prefix="shell-") as directory:
         try:
             return _result(World(knobs, loop=loop, directory=Path(directory), tracing=tracing))
         finally:
@@ -351,55 +344,6 @@ def _result(world: World) -> Result:
         digest=loop.digest,
         trace=world.trace,
     )
-
-
-@contextmanager
-def _one_world(loop: VirtualLoop, seed: int) -> Iterator[None]:
-    """The only place where the process around is changed: the library's clock, chance, threads and what is logged."""
-    chance = Random(f"secrets {seed}")
-    before = pysyncobj.syncobj.monotonicTime, secrets.token_hex, secrets.token_bytes, threading.Thread.start
-    hook, verify = sys.unraisablehook, Verifier.open
-    opened: dict[bytes, bytes] = {}
-
-    def open_once(self: Verifier, frame: bytes, *, bytes_max: int) -> bytes:
-        """Everybody holds the same key, and most of the time went into verifying the same frame again."""
-        payload = opened.get(frame)
-        if payload is None:
-            payload = opened[frame] = verify(self, frame, bytes_max=bytes_max)
-        return payload
-
-    def refuse(_: threading.Thread) -> None:
-        raise AssertionError("a simulated process started a thread")
-
-    pysyncobj.syncobj.monotonicTime = lambda: (loop.now_ns if loop.current is None else loop.current.local_ns()) / 1e9
-    secrets.token_hex = lambda nbytes=32: chance.randbytes(nbytes or 32).hex()
-    secrets.token_bytes = lambda nbytes=32: chance.randbytes(nbytes or 32)
-    threading.Thread.start = refuse  # type: ignore[method-assign,assignment]
-    sys.unraisablehook = lambda _: None  # the dead protest when they are buried
-    Verifier.open = open_once  # type: ignore[method-assign]
-    state = random.getstate()
-    random.seed(seed)
-    logging.disable(logging.CRITICAL)
-    gc.collect()
-    gc.disable()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # what the dead never awaited
-            yield
-            _collect()
-    finally:
-        gc.enable()
-        sys.unraisablehook = hook
-        logging.disable(logging.NOTSET)
-        random.setstate(state)
-        Verifier.open = verify  # type: ignore[method-assign]
-        pysyncobj.syncobj.monotonicTime, secrets.token_hex, secrets.token_bytes = before[:3]
-        threading.Thread.start = before[3]  # type: ignore[method-assign]
-
-
-def _collect() -> None:
-    while gc.collect() > 100:
-        pass
 
 
 def _bury(loop: VirtualLoop) -> None:
