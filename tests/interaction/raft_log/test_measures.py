@@ -2,20 +2,22 @@
 
 Each line names a measure of the design's table (1 journal, 2 snapshots, 3 message guard, 4 elections, 5 fail-stop, 6
 request ids, 7 ReadIndex) and of what came with them, how it is switched off, and what must fail then: a transcript, or a
-check below. Measure 8, certificates, has tests of its own; measure 9, one message and one sync for all that waits, is
-speed, and `one_message_for_all` still counts it.
+check below. Measure 8, certificates, has many more tests of its own (`test_raft_peers.py`); measure 9, one message and one
+sync for all that waits, is speed, and `one_message_for_all` still counts it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
-from consistency_service.adapters.raft_log import disk, frames, records, snapshots, vote, wire
+from consistency_service.adapters.raft_log import RaftLogConfig, disk, frames, records, snapshots, vote, wire
 from consistency_service.adapters.raft_log.disk_health import DiskHealth
 from consistency_service.adapters.raft_log.elections import Elections
 from consistency_service.adapters.raft_log.journal import Journal
@@ -26,9 +28,11 @@ from consistency_service.adapters.raft_log.replication import Replication
 from consistency_service.adapters.raft_log.retention import Retention
 from consistency_service.adapters.raft_log.roster import Roster
 from consistency_service.adapters.raft_log.snapshots import FORMAT, Snapshot, SnapshotStore
+from consistency_service.adapters.raft_log.tls import CertificateRefusedError, Identity
+from consistency_service.adapters.raft_log.transport import PeerTransport
 from consistency_service.adapters.raft_log.voter import Voter
 from consistency_service.errors import LogStorageError
-from consistency_service.runtime.ports import Committed, Unknown
+from consistency_service.runtime.ports import Committed, NotLeader, Unknown
 from tests.conformance.metadata_log_cluster import POISON, Cluster
 from tests.interaction.raft_log import test_power_cuts
 from tests.interaction.raft_log.transcript import performed
@@ -50,6 +54,13 @@ def transcript(name: str) -> Check:
 
 
 # Checks that no transcript makes.
+
+
+def new_names_survive_power_cuts() -> None:
+    steps = test_power_cuts.played(cut_at=None).seats[test_power_cuts.VICTIM].disk.steps
+    for cut_at in range(len(steps) - 1, 0, -5):
+        seat = test_power_cuts.played(cut_at=cut_at).seats[test_power_cuts.VICTIM]
+        test_power_cuts.promised(seat, seat.disk.after_power_cut(contents="kept", names="synced"))
 
 
 def promises_survive_power_cuts() -> None:
@@ -101,6 +112,13 @@ def a_gap_between_snapshot_and_journal_is_refused() -> None:
         snapshots.entries_beside(snapshot(), journal=journal)
 
 
+def what_agrees_with_a_snapshot_and_goes_beyond_it_stays() -> None:
+    journal = Journal(Path("/virtual"), node_id="n1", files=ForgetfulDisk())
+    entries = [(b"x", index, 1) for index in range(1, 20)]
+    journal.replace(entries)
+    assert entries[8:] == snapshots.entries_beside(snapshot(), journal=journal)
+
+
 def a_follower_commits_no_further_than_it_agrees() -> None:
     """A leader may know more committed than the message in hand reaches; what lies beyond may be of another log."""
     voters = Voters("n1", "n2", "n3")
@@ -114,6 +132,24 @@ def a_follower_commits_no_further_than_it_agrees() -> None:
         message = wire.Append(term=2, stamp=1, commit_index=4, previous_index=3, previous_term=1, entries=[])
         replica.receive("n3", message)
         assert replica.commit_index == 3
+
+
+def an_unknown_message_is_refused() -> None:
+    with pytest.raises(wire.WireError):
+        wire.decode_peer(msgspec.msgpack.encode((99, "apply_command", b"")))
+
+
+def a_certificate_of_another_name_is_refused() -> None:
+    config = RaftLogConfig(
+        node_id="n1", listen="127.0.0.1:1", peers={"n1": "127.0.0.1:1", "n2": "127.0.0.1:2"}, data_dir=Path("/virtual")
+    )
+    transport = PeerTransport(config, on_connected=always(None), on_disconnected=always(None), on_message=always(None))
+    for cluster_id, node_id in (("other", "n2"), ("ccs", "n1"), ("ccs", "n9")):
+        stranger: Any = SimpleNamespace(
+            identity=Identity(cluster_id=cluster_id, node_id=node_id, expires_at_unix_s=0), expected=None
+        )
+        with pytest.raises(CertificateRefusedError):
+            transport.identified(stranger)
 
 
 def one_message_for_all() -> None:
@@ -148,6 +184,19 @@ def with_one_voter(directory: Path, check: Callable[[RaftLog, Any], Any]) -> Non
 async def a_machine_that_raises_is_fatal(log: RaftLog, seat: Any) -> None:
     assert isinstance(await log.propose(POISON, timeout_ms=500), Unknown)
     assert len(seat.fatal) == 1
+
+
+async def a_snapshot_in_place_of_entries_is_told(log: RaftLog, seat: Any) -> None:
+    answer = asyncio.ensure_future(log.propose(b"mine", timeout_ms=2_000))
+    await asyncio.sleep(0)
+    log._restore(log._machine.snapshot(), 0)  # type: ignore[union-attr]
+    assert isinstance(await answer, Unknown)
+
+
+async def a_follower_takes_no_command(log: RaftLog, seat: Any) -> None:
+    log._replica.step_down()  # type: ignore[union-attr]
+    assert isinstance(await log.propose(b"mine", timeout_ms=300), NotLeader)
+    log.check_invariants()
 
 
 async def an_entry_of_another_life_answers_nobody_here(log: RaftLog, seat: Any) -> None:
@@ -187,6 +236,50 @@ def write_vote_unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
         self._file.write(vote._copy(self.value), offset=0)
 
     monkeypatch.setattr(vote.VoteFile, "write", write)
+
+
+def rewrite_unsynced(files: disk.Files, path: Path, *, pieces: Iterable[bytes]) -> int:
+    file = files.open(path, empty=True)
+    size_bytes = 0
+    for piece in pieces:
+        file.write(piece, offset=size_bytes)
+        size_bytes += len(piece)
+    file.close()
+    return size_bytes
+
+
+def rename_unsynced(files: disk.Files, path: Path, *, target: Path) -> None:
+    files.rename(path, target=target)
+
+
+def take_the_torn_end_for_damage(data: bytes, *, offset: int) -> None:
+    raise records.DamageError("not whole", offset=offset)
+
+
+def believe_a_commit_index_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    recover = Replica._recover
+
+    def believing(self: Any) -> None:
+        recover(self)
+        self.commit_through(self._journal.durable_through)
+
+    monkeypatch.setattr(Replica, "_recover", believing)
+
+
+def keep_nothing_beside(snapshot: Snapshot, *, journal: Journal) -> list[records.Entry]:
+    return [snapshot.previous, snapshot.last]
+
+
+def rewind_for_any_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    received = Replication.acknowledgement_received
+
+    def acknowledgement_received(self: Replication, node_id: str, message: wire.Acknowledgement) -> None:
+        self._rewound_at.clear()
+        received(self, node_id, message)
+        if not message.accepted and message.next_index > 0:
+            self._next[node_id] = message.next_index
+
+    monkeypatch.setattr(Replication, "acknowledgement_received", acknowledgement_received)
 
 
 def rewrite_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,10 +405,15 @@ def always(value: Any) -> Callable[..., Any]:
 
 
 ONE = "members_one_at_a_time"
+TORN = transcript("torn_and_damaged")
 MEASURES: list[tuple[str, Switch, Check]] = [
     ("1 synced before it is acknowledged", acknowledge_at_once, promises_survive_power_cuts),
     ("1 counted by its own disk", acknowledge_at_once, transcript("disk_slow")),
     ("1 term and vote synced", write_vote_unsynced, promises_survive_power_cuts),
+    ("1 a new file is synced", replaced(disk, "write_pieces", rewrite_unsynced), promises_survive_power_cuts),
+    ("1 its name too", replaced(disk, "publish", rename_unsynced), new_names_survive_power_cuts),
+    ("1 a torn end is cut", replaced(records, "_refuse_damage", take_the_torn_end_for_damage), TORN),
+    ("1 no commit index on disk", believe_a_commit_index_on_disk, transcript("members_rollback")),
     ("1 identical entries stay", rewrite_what_is_held, transcript("old_append")),
     ("1 damage refused", replaced(records, "_refuse_damage", always(None)), transcript("torn_and_damaged")),
     ("2 snapshots verified", replaced(disk, "unsealed", accept_any_bytes), a_damaged_snapshot_is_refused),
@@ -327,6 +425,18 @@ MEASURES: list[tuple[str, Switch, Check]] = [
     ),
     ("2 what follows a snapshot stays", replaced(Replication, "first_needed", always(None)), transcript("far_behind")),
     ("2 and not for ever", replaced(Retention, "_overgrown", property(always(False))), transcript("far_behind")),
+    (
+        "2 the journal's end stays",
+        replaced(snapshots, "entries_beside", keep_nothing_beside),
+        what_agrees_with_a_snapshot_and_goes_beyond_it_stays,
+    ),
+    ("3 parts are answered", replaced(Replication, "part_taken", always(None)), transcript("snapshot")),
+    ("3 no old answer rewinds", rewind_for_any_answer, transcript("members_add")),
+    (
+        "3 a closed list of messages",
+        replaced(wire, "_peer_decoder", msgspec.msgpack.Decoder()),
+        an_unknown_message_is_refused,
+    ),
     ("3 answers of this term only", count_answers_of_any_term, transcript("stale_acks")),
     ("3 commit index clamped", believe_the_commit_index, a_follower_commits_no_further_than_it_agrees),
     ("4 asking around", stand_without_asking, transcript("pre_vote")),
@@ -340,6 +450,11 @@ MEASURES: list[tuple[str, Switch, Check]] = [
     ("7 a majority confirms", replaced(Voter, "heard_through", property(always(1 << 60))), transcript("read_index")),
     ("7 by an answer to a later word", take_any_answer_for_a_fresh_one, transcript("late_echo")),
     ("7 own term's entry first", replaced(Replica, "read_floor", property(always(0))), transcript("read_new_leader")),
+    (
+        "8 a peer is whom its certificate names",
+        replaced(PeerTransport, "identified", always(None)),
+        a_certificate_of_another_name_is_refused,
+    ),
     ("9 one message and one sync", one_message_each, one_message_for_all),
     ("lost memory does not vote", replaced(Journal, "rejoining", property(always(False))), transcript("lost_memory")),
     ("lost memory: a fresh entry", replaced(Voter, "make_entry", always(0)), transcript("lost_vote")),
@@ -374,8 +489,10 @@ def test_without_this_measure_a_check_fails(switch, check, monkeypatch):
     [
         (swallow_errors, a_machine_that_raises_is_fatal),
         (apply_without_asking_whose, an_entry_of_another_life_answers_nobody_here),
+        (replaced(RaftLog, "_resolve_all", always(None)), a_snapshot_in_place_of_entries_is_told),
+        (replaced(Replica, "leading", property(always(True))), a_follower_takes_no_command),
     ],
-    ids=["5 fail-stop", "6 request ids"],
+    ids=["5 fail-stop", "6 request ids", "6 a snapshot ends waiting", "6 proposed by the leader only"],
 )
 def test_without_this_measure_of_the_driver_a_check_fails(switch, check, monkeypatch, tmp_path):
     with_one_voter(tmp_path / "on", check)
