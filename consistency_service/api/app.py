@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from consistency_service import __version__
 from consistency_service.api import activations, artifacts, events, fleet, health, members, models, reads
+from consistency_service.api.dashboard import add_dashboard
 from consistency_service.api.docs_page import add_docs
 from consistency_service.api.forwarding import Forwarding
 from consistency_service.api.guard import Guard
@@ -67,6 +68,7 @@ def create_api(node: Node, *, peers: Peers | None = None) -> FastAPI:
     for module in (models, activations, reads, artifacts, fleet, members, events, health):
         app.include_router(module.router)
     add_docs(app)
+    add_dashboard(app)
     app.add_middleware(Forwarding, node=node, peers=reach, counters=counters)
     app.add_middleware(Guard, node=node, counters=counters)
     _describe_problems(app)

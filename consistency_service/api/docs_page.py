@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from starlette.responses import HTMLResponse
 
 _STYLE: Final = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff }
-code { font: 0.9em ui-monospace, monospace } summary { cursor: pointer; padding: 0.3rem 0 } table { border-collapse: collapse }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff; overflow-wrap: anywhere }
+code { font: 0.9em ui-monospace, monospace } summary { cursor: pointer; padding: 0.3rem 0 } table { border-collapse: collapse; max-width: 100% }
 td, th { text-align: left; vertical-align: top; padding: 0.15rem 1rem 0.15rem 0 } pre { white-space: pre-wrap }
 @media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818 } a { color: #8bf } }
 """
@@ -37,7 +37,7 @@ def page_of(schema: dict[str, Any]) -> str:
         f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
         f"<title>{escape(info['title'])}</title><style>{_STYLE}</style>"
         f"<h1>{escape(info['title'])} {escape(info['version'])}</h1><pre>{escape(info['description'].strip())}</pre>"
-        f"<p>The same for programs: <a href=/openapi.json>/openapi.json</a></p>{calls}</html>"
+        f"<p>The same for programs: <a href=/openapi.json>/openapi.json</a>. What is live where: <a href=/>the dashboard</a></p>{calls}</html>"
     )
 
 

@@ -1,7 +1,8 @@
 """The outermost layer: whatever comes in is bounded in size and time, whatever goes wrong inside becomes an answer.
 
 Bodies other than artifacts are read here, whole, before anybody looks at them: so a request can be tried again, or passed
-on to another node, without the caller noticing. An error after the answer has begun cannot be told any more; the connection
+on to another node, without the caller noticing. Changes that a browser sends on behalf of another site are refused: the
+dashboard is on this one, and other callers are no browsers. An error after the answer has begun cannot be told any more; the connection
 is then cut, so that nobody takes half an answer for a whole one.
 """
 
@@ -29,6 +30,7 @@ POSITION_HEADER: Final = "X-CCS-Position"
 BODY: Final = "ccs.body"
 """Where in the ASGI scope the body is found, behind this layer."""
 _UPLOADS: Final = "/v1/artifacts"
+_READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Guard:
@@ -69,7 +71,9 @@ class Guard:
             await problem.response()(scope, receive, guarded_send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] in {"GET", "HEAD", "OPTIONS"} or scope["path"] == _UPLOADS:
+        if scope["method"] not in _READS and _from_another_site(Headers(scope=scope)):
+            raise ProblemError("cross_site")
+        if scope["method"] in _READS or scope["path"] == _UPLOADS:
             await self._app(scope, receive, send)
             return
         chunks: list[bytes] = []
@@ -111,6 +115,18 @@ class Guard:
             )
             problem = Problem(code="internal", fields={"incident": incident})
         return problem
+
+
+def _from_another_site(headers: Headers) -> bool:
+    """A browser sends this for a page that is not ours. Pages can neither set nor remove these headers (Fetch Metadata).
+
+    Browsers leave `Sec-Fetch-Site` out where the connection is not encrypted and not local; `Origin` comes with every change.
+    """
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in {"same-origin", "none"}
+    origin = headers.get("origin")
+    return origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower()
 
 
 def replaying(body: bytes, receive: Receive) -> Receive:

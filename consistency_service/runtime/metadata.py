@@ -117,6 +117,10 @@ class Metadata:
             return None
         return tuple(event for event in self._events if event.revision > revision)
 
+    def events_kept(self) -> tuple[Event, ...]:
+        """Every event that is kept, oldest first."""
+        return tuple(self._events)
+
     def _wake(self) -> None:
         self._moved.set()
         self._moved = asyncio.Event()
