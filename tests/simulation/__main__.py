@@ -1,8 +1,8 @@
 """`python -m tests.simulation`: run one seed, soak on fresh ones, or switch rules off one at a time.
 
-run --seed N [--trace]            play one seed; the trace goes to standard output
+run --seed N [--trace]            play one seed; the trace goes to standard output; --edges 1000, --mutant NAME, ...
 soak --seconds S | --seeds COUNT  fresh seeds on all cores, from --first on; interrupted, it tells what it has so far
-mutants [--only TEXT] [--seeds N] each rule off: must be caught within its budget of seeds
+mutants [--only TEXT] [--show]    each rule off: must be caught within its budget of seeds
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import Any
 
-import pytest
-
 from tests.simulation.clock import MS, S
 from tests.simulation.knobs import drawn
-from tests.simulation.mutants import MUTANTS, Mutant
+from tests.simulation.mutant import Mutant
+from tests.simulation.mutants import MUTANTS
 from tests.simulation.world import Result, run
 
 BATCH = 25
@@ -44,15 +43,15 @@ def settle_in() -> None:
 
 
 def hunt(mutant: Mutant, *, first: int = 0, budget: int) -> tuple[int | None, Result | None, Counter[str]]:
-    """The first of `budget` seeds that catches the mutant, and what other rules broke before."""
+    """The first of `budget` seeds that catches the mutant and nothing without it, and what other rules broke before."""
     others: Counter[str] = Counter()
-    with pytest.MonkeyPatch.context() as patch:
-        mutant.install(patch)
-        for seed in range(first, first + budget):
-            result = run(seed, **mutant.directed)
-            if result.rules & mutant.breaks:
+    for seed in range(first, first + budget):
+        result = mutant.run(seed)
+        if result.rules & mutant.breaks:
+            if not mutant.without(seed).violations:
                 return seed, result, others
-            others.update(result.rules)
+            others["wrong without it"] += 1
+        others.update(result.rules)
     return None, None, others
 
 
@@ -63,44 +62,62 @@ def show(result: Result) -> None:
         print(f"  VIOLATION {violation.rule} at {violation.at_ns / S:.6f} s: {violation.what}")
 
 
-def shrunk(seed: int) -> str:
+def shrunk(seed: int, mutant: Mutant | None = None) -> str:
     """The command that replays the seed with as little as still breaks the same rule."""
-    rules = run(seed).rules
-    without: list[str] = []
-    more: dict[str, Any] = {}
+    play = run if mutant is None else mutant.run
+    begun = drawn(seed) if mutant is None else drawn(seed, plus=mutant.plus, **mutant.directed)
+    rules = play(seed).rules
+    rules &= mutant.breaks if mutant else rules
+    changes: dict[str, Any] = {"without": ()}
 
-    def still_breaks(without: list[str], more: dict[str, Any]) -> bool:
-        return bool(run(seed, without=without, **more).rules & rules)
+    def still_breaks(**change: Any) -> bool:
+        if play(seed, **changes | change).rules & rules:
+            changes.update(change)
+            return True
+        return False
 
-    for fault in sorted(drawn(seed).faults):
-        if still_breaks([*without, fault], more):
-            without.append(fault)
+    for fault in sorted(begun.faults):
+        still_breaks(without=(*changes["without"], fault))
     for name in ("models", "edges"):
-        if still_breaks(without, more | {name: 1}):
-            more[name] = 1
-    duration_ns = drawn(seed).duration_ns
-    while duration_ns > S and still_breaks(without, more | {"duration_ns": duration_ns // 2}):
-        duration_ns = more["duration_ns"] = duration_ns // 2
-    options = [f"--without {','.join(without)}"] if without else []
-    options += [f"--{name} {more[name]}" for name in ("models", "edges") if name in more]
-    options += [f"--duration-ms {more['duration_ns'] // MS}"] if "duration_ns" in more else []
+        if getattr(begun, name) > 1:
+            still_breaks(**{name: 1})
+    duration_ns = begun.duration_ns
+    while duration_ns > S and still_breaks(duration_ns=duration_ns // 2):
+        duration_ns //= 2
+    options = [f"--mutant {mutant.name!r}"] if mutant else []
+    options += [f"--without {','.join(changes['without'])}"] if changes["without"] else []
+    options += [f"--{name} {changes[name]}" for name in ("models", "edges") if name in changes]
+    options += [f"--duration-ms {changes['duration_ns'] / MS:g}"] if "duration_ns" in changes else []
     return " ".join(["python -m tests.simulation run --trace --seed", str(seed), *options])
 
 
+def named(name: str) -> Mutant:
+    return next(mutant for mutant in MUTANTS if mutant.name == name)
+
+
 def run_command(args: argparse.Namespace) -> int:
-    more = {name: getattr(args, name) for name in ("models", "edges") if getattr(args, name) is not None}
+    mutant = named(args.mutant) if args.mutant else None
+    changes = {name: getattr(args, name) for name in ("models", "edges") if getattr(args, name) is not None}
     if args.duration_ms is not None:
-        more["duration_ns"] = args.duration_ms * MS
-    without = tuple(args.without.split(",")) if args.without else ()
-    knobs = drawn(args.seed, without=without, **more)
-    print(", ".join(f"{k}={sorted(v) if isinstance(v, frozenset) else v}" for k, v in vars(knobs).items()))
-    result = run(args.seed, tracing=args.trace, without=without, **more)
+        changes["duration_ns"] = int(args.duration_ms * MS)
+    if args.without:
+        changes["without"] = tuple(args.without.split(","))
+    if args.plus:
+        changes["plus"] = (*args.plus.split(","), *(mutant.plus if mutant else ()))
+    if mutant is None or mutant.play is run:
+        more = {"plus": mutant.plus} | mutant.directed if mutant else {}
+        knobs = drawn(args.seed, **more | changes)
+        print(", ".join(f"{k}={sorted(v) if isinstance(v, frozenset) else v}" for k, v in vars(knobs).items()))
+    begun = time.process_time()
+    result = (mutant.run if mutant else run)(args.seed, tracing=args.trace, **changes)
+    seconds = time.process_time() - begun
     for line in result.trace:
         print(line)
     show(result)
     if args.trace:
         print(f"trace digest {result.digest}")
     print("seen:", ", ".join(f"{name} {count}" for name, count in sorted(result.seen.items())))
+    print(f"{seconds:.2f} s of processor time: {result.virtual_ns / S / seconds:.1f} times real time", file=sys.stderr)
     return 1 if result.violations else 0
 
 
@@ -186,12 +203,14 @@ def mutants_command(args: argparse.Namespace) -> int:
             else:
                 violation = next(v for v in result.violations if v.rule in mutant.breaks)
                 print(f"caught  {mutant.name}: seed {seed}: {violation.rule}: {violation.what[:150]}", flush=True)
+                if args.show:
+                    print(f"  shrunk, with the rule off: {shrunk(seed, mutant)}", flush=True)
     print(f"{len(chosen) - escaped} of {len(chosen)} mutants caught")
     return 1 if escaped else 0
 
 
 def hunt_by_name(name: str, budget: int) -> tuple[int | None, Result | None, Counter[str]]:
-    return hunt(next(mutant for mutant in MUTANTS if mutant.name == name), budget=budget)
+    return hunt(named(name), budget=budget)
 
 
 def main() -> int:
@@ -201,10 +220,12 @@ def main() -> int:
     run_parser = commands.add_parser("run")
     run_parser.add_argument("--seed", type=int, required=True)
     run_parser.add_argument("--trace", action="store_true")
-    run_parser.add_argument("--without", default="")
+    run_parser.add_argument("--without", default="", help="faults that are not drawn")
+    run_parser.add_argument("--with", dest="plus", default="", help="faults that are on besides")
+    run_parser.add_argument("--mutant", help="with this rule off")
     run_parser.add_argument("--models", type=int)
     run_parser.add_argument("--edges", type=int)
-    run_parser.add_argument("--duration-ms", type=int)
+    run_parser.add_argument("--duration-ms", type=float)
     run_parser.set_defaults(act=run_command)
     soak_parser = commands.add_parser("soak")
     soak_parser.add_argument("--seconds", type=float, default=60)
@@ -214,6 +235,7 @@ def main() -> int:
     mutants_parser = commands.add_parser("mutants")
     mutants_parser.add_argument("--only", default="")
     mutants_parser.add_argument("--seeds", type=int)
+    mutants_parser.add_argument("--show", action="store_true", help="shrink each catch, and print what replays it")
     mutants_parser.set_defaults(act=mutants_command)
     args = parser.parse_args()
     return int(args.act(args))

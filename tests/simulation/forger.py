@@ -63,7 +63,8 @@ class Forger:
             frame = self._broken(genuine)
         else:
             frame = self._altered(args[0], genuine)
-        delay_ns = on_grain(1 + self._rng.randrange(2 * self._world.knobs.lease_ms * MS))
+        limit_ns = self._rng.choice((1, 2 * self._world.knobs.lease_ms * MS))
+        delay_ns = on_grain(1 + self._rng.randrange(limit_ns))
         self._world.at(self._world.now_ns + delay_ns, self._arrive, target, act, frame)
 
     def _broken(self, frame: bytes) -> bytes:

@@ -107,14 +107,15 @@ class Knobs:
         self.apply_ns = min(self.apply_ns, 10 * MS)
 
 
-def drawn(seed: int, *, without: Iterable[str] = (), **overrides: Any) -> Knobs:
-    """The knobs of a seed, without some of its faults, and with `overrides` in place of what was drawn."""
+def drawn(seed: int, *, plus: Iterable[str] = (), without: Iterable[str] = (), **overrides: Any) -> Knobs:
+    """The knobs of a seed, with `overrides` in place of what was drawn, some faults more, and some less."""
     knobs = _drawn(seed)
-    for fault in without:
-        knobs.without(fault)
     for name, value in overrides.items():
         assert hasattr(knobs, name), name
         setattr(knobs, name, value)
+    knobs.faults |= frozenset(plus)
+    for fault in without:
+        knobs.without(fault)
     return knobs
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.__main__ import hunt
-from tests.simulation.knobs import FAULTS, drawn
+from tests.simulation.clock import S
+from tests.simulation.knobs import FAULTS, LATER_FAULTS, drawn
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.world import run
 
@@ -41,13 +42,15 @@ def test_runs_see_what_they_are_for():
     seen: Counter[str] = Counter()
     faults: Counter[str] = Counter()
     for seed in range(12):
-        seen.update(run(seed).seen)
+        seen.update(run(seed, plus=(*LATER_FAULTS, "crash") if seed % 3 == 0 else ()).seen)
+    for seed in range(100):
         faults.update(drawn(seed).faults)
     rare = {
         name: seen[name]
         for name in (
             *("activation_ok", "activation_number_passed", "activation_activation_pending", "beacons", "crashes"),
             *("elections", "late_proposals", "log_reads", "log_reads_open_switch", "read_bounded", "read_fallback"),
+            *("clocks_broken", "forged_bad_signature", "frames_replayed", "tier_restored"),
             *("read_strong", "relay_fenced", "resigned", "snapshots_asked", "stale_pieces", "told", "restores"),
         )
         if seen[name] < 3
@@ -55,6 +58,15 @@ def test_runs_see_what_they_are_for():
 
     assert {} == rare
     assert set(FAULTS) == set(faults)
+
+
+@pytest.mark.parametrize("seed", [1, 6])
+def test_many_edges(seed):
+    """A beacon for all of them costs the region what it costs for one; here each of them is judged. Some 1 s each."""
+    result = run(seed, edges=200, duration_ns=4 * S)
+
+    assert [] == result.violations
+    assert result.seen["strong_ns"] > 200 * S
 
 
 def test_a_seed_gives_the_same_trace_in_every_process():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -268,6 +268,6 @@ def scaled_sampling(period_ns: int) -> Iterator[None]:
         reader_module.SAMPLE_PERIOD_NS = before_ns  # type: ignore[misc]
 
 
-def run(seed: int, *, tracing: bool = False, without: Iterable[str] = (), **overrides: Any) -> Result:
-    """Play `seed`, without some of its faults, and with `overrides` in place of what was drawn for it."""
-    return World(drawn(seed, without=without, **overrides), tracing=tracing).run()
+def run(seed: int, *, tracing: bool = False, **changes: Any) -> Result:
+    """Play `seed`, with `changes` to what is drawn for it (see `drawn`)."""
+    return World(drawn(seed, **changes), tracing=tracing).run()
