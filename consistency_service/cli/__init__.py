@@ -12,6 +12,7 @@ EXTRA_OF = {
     "rich": "service",
     "typer": "service",
     "uvicorn": "service",
+    "yaml": "service",
     "numpy": "demo",
     "onnx": "demo",
     "onnxruntime": "demo",
