@@ -162,7 +162,7 @@ async def test_the_page_for_people(served: Served):
     assert "https://" not in response.text
 
 
-@pytest.mark.parametrize("method,path", [("GET", "/"), ("GET", "/v1"), ("GET", "/v1/models/"), ("POST", "/v2/models")])
+@pytest.mark.parametrize("method,path", [("GET", "/v"), ("GET", "/v1"), ("GET", "/v1/models/"), ("POST", "/v2/models")])
 async def test_no_such_path(served: Served, method, path):
     assert (404, "not_found") == code_of(await served.http.request(method, path))
 
