@@ -54,6 +54,8 @@ class Knobs:
     snapshot_part_bytes: int = 1 << 18
     sync_inline_max_us: int = 5_000
     network_delay_ns: int = 2 * MS
+    contents: str | None = None
+    """What every power cut leaves of the last write, and it cuts in the middle of one; None: as chance will."""
 
     def on(self, fault: str) -> bool:
         return fault in self.faults

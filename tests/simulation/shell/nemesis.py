@@ -114,7 +114,7 @@ class Nemesis:
         """At once, or in the middle of the next things it does to its disk."""
         if living := self._living():
             machine = self.rng.choice(living)
-            if self.rng.random() < 0.5:
+            if self.rng.random() < 0.5 and not self.world.knobs.contents:
                 machine.power_cut()
             else:
                 machine.cut_in = self.rng.randrange(1, 40)

@@ -214,7 +214,7 @@ class Machine:
         """What was not synced is gone, or half of it, or none."""
         if self.alive:
             rng = self.world.chaos
-            contents = contents or rng.choice((*CONTENTS, "dropped"))
+            contents = self.world.knobs.contents or contents or rng.choice((*CONTENTS, "dropped"))
             names = names or rng.choice((*NAMES, "synced"))
             self.world.say(f"{self.name}: power cut, contents {contents}, names {names}")
             self._gone(silently=rng.random() < 0.5)
