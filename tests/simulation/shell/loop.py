@@ -192,7 +192,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _uncaught(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if not isinstance(error, PowerCut):
+        orphan = error is None and self._graveyard  # made by a callback in the middle of which its process died
+        if not isinstance(error, PowerCut) and not orphan:
             who = self.current.name if self.current is not None else "the simulator"
             self.failed(f"{who}: {context.get('message')}: {error!r}")
 

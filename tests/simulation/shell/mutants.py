@@ -31,7 +31,7 @@ from edge_client.runtime.state import EdgeState
 from tests.simulation.clock import MS, S
 
 Patch = pytest.MonkeyPatch
-ANY_LOG = frozenset({"acknowledged", "divergence", "fatal", "leader", "once", "start", "vote", "uncaught", "healed"})
+ANY_LOG = frozenset({"acknowledged", "divergence", "fatal", "leader", "once", "start", "vote"})
 """What may come of a log that forgets."""
 
 
