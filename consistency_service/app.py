@@ -15,6 +15,7 @@ from consistency_service.adapters.nats_bus import NatsEventBus
 from consistency_service.adapters.object_store import ObjectStore
 from consistency_service.adapters.raft_log import RaftLog, RaftLogConfig, RaftTls
 from consistency_service.adapters.region_key import load_private
+from consistency_service.adapters.web_caller import HttpWebCaller
 from consistency_service.api.app import create_api
 from consistency_service.api.peers import Peers
 from consistency_service.api.server import serve as serve_http
@@ -83,6 +84,7 @@ def build_node(config: ServiceConfig, *, peers: Peers) -> Node:
         signer=signer,
         peer_status=peers.self_status,
         rng=random.Random(secrets.randbits(128)),
+        web=HttpWebCaller(),
     )
 
 

@@ -75,6 +75,10 @@ class BusUnavailableError(ServiceError):
     """The bus is disconnected or did not answer in time."""
 
 
+class WebUnavailableError(ServiceError):
+    """An address that a caller of the region named was not reached, or did not answer in time."""
+
+
 class StreamFencedError(ServiceError):
     """Somebody else appended to the event stream; read its end again."""
 

@@ -222,7 +222,7 @@ async def on_http_error(request: Request, error: Exception) -> Response:
 
 def _allowed(request: Request) -> list[str]:
     """Every method that some route takes at this path; routing itself names the first route's alone."""
-    known = ("GET", "HEAD", "POST", "PATCH", "DELETE")
+    known = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
     routes = [route for route in request.app.router.routes if hasattr(route, "matches")]
     scopes = {method: {**request.scope, "method": method} for method in known}
     return [method for method in known if any(route.matches(scopes[method])[0] == Match.FULL for route in routes)]

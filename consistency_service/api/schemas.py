@@ -23,7 +23,7 @@ SemanticVersion = Annotated[str, Field(pattern=SEMVER, max_length=LENGTH_MAX, ex
 DigestText = Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$", examples=["sha256:" + "0" * 64])]
 
 
-def _few(value: Any) -> Any:
+def few(value: Any) -> Any:
     """Refuse before each of thousands of members is looked at, and complained about, one by one."""
     if isinstance(value, dict) and len(value) > MEMBERS_MAX:
         raise ValueError(f"at most {MEMBERS_MAX} members are allowed")
@@ -34,7 +34,7 @@ class Asked(BaseModel):
     """Base of what callers send."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    _few_members = model_validator(mode="before")(_few)
+    _few_members = model_validator(mode="before")(few)
 
 
 class PolicyAsked(Asked):
@@ -58,7 +58,7 @@ class ModelAsked(Asked):
 class VersionAsked(Asked):
     version: SemanticVersion
     digest: DigestText
-    metadata: Annotated[dict[str, str], BeforeValidator(_few)] = {}
+    metadata: Annotated[dict[str, str], BeforeValidator(few)] = {}
 
     @field_validator("metadata")
     @classmethod
@@ -173,6 +173,8 @@ class HistoryShown(BaseModel):
     activation: int
     effective_at_unix_ms: int
     author: str
+    rollout_id: str = ""
+    """Of the rollout that activated it; empty: a caller did."""
 
 
 class AuditShown(BaseModel):

@@ -7,7 +7,7 @@ be true hangs on it: readiness only decides how long an activation waits.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -98,6 +98,10 @@ class Fleet:
     def edges(self) -> tuple[EdgeView, ...]:
         """Every edge heard within the last hour, by id."""
         return tuple(self._edges[edge_id] for edge_id in sorted(self._edges))
+
+    def views(self) -> Iterable[EdgeView]:
+        """The same in no particular order, for walks over many; not to be kept."""
+        return self._edges.values()
 
     def readiness(self, model: str, *, assignment: Assignment, versions: dict[str, Version], now_ns: int) -> Readiness:
         """How ready the live edges that follow `model` are for `assignment`."""

@@ -11,11 +11,19 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from consistency_service.core.authority import Authority
-from consistency_service.core.commands import ActivateGeneration, AnyCommand, Change, DeleteModel, RequestPrefetch
+from consistency_service.core.commands import (
+    ActivateGeneration,
+    AnyCommand,
+    Change,
+    DeleteModel,
+    MoveRollout,
+    RequestPrefetch,
+)
 from consistency_service.core.fleet import Readiness
 from consistency_service.core.outcomes import Outcome
+from consistency_service.core.rollout import Move, Phase
 from consistency_service.core.state import ModelState
-from consistency_service.errors import NotAuthorityError, RefusedError
+from consistency_service.errors import NotAuthorityError, RefusedError, UnknownOutcomeError
 from consistency_service.runtime.fleet import FleetDriver
 from consistency_service.runtime.metadata import Metadata
 from consistency_service.runtime.ports import Clock
@@ -97,16 +105,39 @@ class Activations:
         generation_expected: int | None,
         wait_effective: bool,
     ) -> Activation:
-        """Activate the assignment before, without waiting for readiness: edges keep it for this. Raises as `activate`."""
+        """Activate the assignment before, without waiting for readiness: edges keep it for this. Raises as `activate`.
+
+        A rollout that holds the model is aborted instead, which comes to the same. Models that were changed together with
+        this one go back together with it.
+        """
         self._require_authority()
-        state = self._model(model)
-        known = request_id in self._metadata.state.requests
-        if state.previous is None and not known:
-            self._refuse("nothing_before", model=model)
-        assignment = state.previous or state.assignment
-        assert assignment is not None
+        state = self._metadata.state
+        present = self._model(model)
+        known = state.requests.get(request_id)
+        running = state.rollout_of(model)
+        rollout_id = running.rollout_id if running and not known else None
+        if known is not None:
+            rollout_id = known.outcome.detail.get("rollout_id")
+        if rollout_id is not None:
+            if known is None and generation_expected not in (None, present.generation):
+                self._refuse("generation_mismatch", model=model, generation=present.generation)
+            return await self._abort(
+                rollout_id,
+                author=author,
+                request_id=request_id,
+                fingerprint=fingerprint,
+                wait_effective=wait_effective,
+            )
+        changes = []
+        for other in state.changed_with(model):
+            if other.previous is None and not known:
+                self._refuse("nothing_before", model=other.name)
+            assignment = other.previous or other.assignment
+            assert assignment is not None
+            expected = generation_expected if other is present else None
+            changes.append(Change(model=other.name, assignment=assignment, generation_expected=expected))
         return await self.activate(
-            changes=(Change(model=model, assignment=assignment, generation_expected=generation_expected),),
+            changes=tuple(changes),
             author=author,
             request_id=request_id,
             fingerprint=fingerprint,
@@ -114,6 +145,51 @@ class Activations:
             immediate=False,
             wait_effective=wait_effective,
         )
+
+    async def _abort(
+        self, rollout_id: str, *, author: str, request_id: str, fingerprint: str, wait_effective: bool
+    ) -> Activation:
+        """Abort a running rollout, and return once its return is decided."""
+        outcome = await self._metadata.propose(
+            MoveRollout(
+                rollout_id=rollout_id,
+                move=Move.ABORT,
+                reason=f"rollback by {author}",
+                author=author,
+                request_id=request_id,
+                fingerprint=fingerprint,
+                proposed_at_unix_ms=self._clock.unix_ms(),
+            )
+        )
+        if not outcome.ok and outcome.code != "move_refused":  # somebody else aborted it, or it has just ended
+            raise RefusedError(code=outcome.code, detail=outcome.detail, revision=outcome.revision)
+        try:
+            async with asyncio.timeout(HOLD_MS_MAX / 1_000):
+                await self._metadata.wait_until(lambda: not self._running(rollout_id))
+        except TimeoutError:
+            raise UnknownOutcomeError(f"rollout {rollout_id} is aborted, and has not returned yet") from None
+        rollout = self._metadata.state.rollouts.get(rollout_id)
+        if rollout is None:
+            self._refuse("unknown_rollout", rollout_id=rollout_id)
+        if rollout.phase is Phase.COMPLETED:
+            self._refuse("move_refused", phase=rollout.phase.value, move=Move.ABORT.value, allowed=[])
+        models = [self._model(target.model) for target in rollout.targets]
+        revision = rollout.activation or 0
+        if wait_effective and revision:
+            await self._effective(revision)
+        made = [entry for model in models for entry in model.history if entry.activation == revision]
+        return Activation(
+            revision=revision,
+            generations={
+                model.name: model.pending.generation if model.pending else model.generation for model in models
+            },
+            effective_at_unix_ms=made[0].effective_at_unix_ms if made else rollout.transitions[-1].at_unix_ms,
+            effective=wait_effective or not revision,
+        )
+
+    def _running(self, rollout_id: str) -> bool:
+        rollout = self._metadata.state.rollouts.get(rollout_id)
+        return rollout is not None and rollout.running
 
     def readiness(self, model: str, version: str) -> Readiness:
         """How ready the live edges are for one version for everybody. Raises `RefusedError`."""

@@ -36,9 +36,11 @@ from consistency_service.runtime.ports import (
     MetadataLog,
     NotLeader,
     Unknown,
+    WebCaller,
 )
 from consistency_service.runtime.reads import Reads
 from consistency_service.runtime.relay import Relay
+from consistency_service.runtime.rollouts import RolloutDriver
 from consistency_service.runtime.snapshots import Snapshots
 from consistency_service.runtime.supervision import Supervisor
 from edge_client.protocol.envelope import Signer
@@ -56,7 +58,7 @@ PeerStatus = Callable[[str], Awaitable[dict[str, Any] | None]]
 
 
 class Node:
-    """Everything of one node but its adapters. Built by `app`; used by `api`."""
+    """Everything of one node but its adapters. Built by `app`; used by `api`. Without `web` it calls nobody's addresses."""
 
     def __init__(
         self,
@@ -69,6 +71,7 @@ class Node:
         signer: Signer,
         peer_status: PeerStatus,
         rng: random.Random,
+        web: WebCaller | None = None,
     ) -> None:
         self.config = config
         self.clock = clock
@@ -77,6 +80,7 @@ class Node:
         self._log_port = log
         self._peer_status = peer_status
         self._rng = rng
+        self._web = web
         subjects = Subjects(config.region)
         self.metadata = Metadata(log=log)
         core = Authority(
@@ -98,6 +102,7 @@ class Node:
         )
         self.fleet = FleetDriver(clock=clock, state=lambda: self.metadata.state)
         self.activations = Activations(metadata=self.metadata, authority=core, fleet=self.fleet, clock=clock)
+        self.rollouts = RolloutDriver(metadata=self.metadata, authority=core, fleet=self.fleet, clock=clock, web=web)
         self._snapshots = Snapshots(metadata=self.metadata, signer=signer)
         self._answers = Answers(
             node_id=config.node_id,
@@ -142,6 +147,7 @@ class Node:
                     "relay": self._relay.run,
                     "answers": self._answers.run,
                     "garbage": self._garbage.run,
+                    "rollouts": self.rollouts.run,
                     "clock-guard": self._guard.run,
                 }
             )
@@ -149,6 +155,8 @@ class Node:
             await self._log_port.close()
             await self.bus.close()
             await self.artifacts.close()
+            if self._web is not None:
+                await self._web.close()
 
     # ---- for the API
 
@@ -264,6 +272,7 @@ class Node:
             "answers": self._answers.counters,
             "fleet": self.fleet.view.counters,
             "garbage": self._garbage.counters,
+            "rollouts": self.rollouts.counters,
             "supervisor": self._supervisor.counters,
         }
         counted = {

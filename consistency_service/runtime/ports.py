@@ -276,3 +276,23 @@ class ArtifactStore(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebAnswer:
+    """What somebody answered. A body longer than allowed is cut one byte beyond that."""
+
+    status: int
+    body: bytes
+
+
+class WebCaller(Protocol):
+    """Calls to addresses that callers of the region named. Not guaranteed: that a call without answer had no effect."""
+
+    async def post(
+        self, url: str, *, body: bytes, headers: dict[str, str], timeout_ms: int, answer_bytes_max: int
+    ) -> WebAnswer:
+        """The answer; redirects are answers. Raises `WebUnavailableError`, also for what is not http or https."""
+        ...
+
+    async def close(self) -> None: ...
