@@ -429,7 +429,7 @@ class SimNode(Process):
                 if isinstance(effect, SendClockRequest):
                     self.world.ask_clocks(self, effect)
         state = self.machine.state
-        if state.outbox or self._tail is not None:
+        if (state.outbox and self.leading) or self._tail is not None:
             self._relay()
         if state.revision != self._position.revision or state.epoch != self._position.epoch:
             self._moved()

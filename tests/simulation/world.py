@@ -100,9 +100,9 @@ class World:
         heapq.heappush(self._heap, (max(real_ns, self.now_ns), self._count, act, args))
 
     def play(self, until_ns: int) -> None:
-        heap = self._heap
-        while heap and heap[0][0] <= until_ns and not self.judge.violations:
-            self.now_ns, _, act, args = heapq.heappop(heap)
+        heap, violations, pop = self._heap, self.judge.violations, heapq.heappop
+        while heap and heap[0][0] <= until_ns and not violations:
+            self.now_ns, _, act, args = pop(heap)
             act(*args)
 
     def run(self) -> Result:
