@@ -14,7 +14,6 @@ from consistency_service.core import commands as c
 from consistency_service.core.ledger import OUTBOX_MAX
 from consistency_service.core.outcomes import Outcome
 from consistency_service.core.refusals import RefusalError
-from consistency_service.core.rollout_machine import RolloutMachine
 from consistency_service.core.state import (
     AuditEntry,
     Authority,
@@ -23,6 +22,7 @@ from consistency_service.core.state import (
     decode_state,
     encode_state,
 )
+from consistency_service.core.webhook_machine import WebhookMachine
 from edge_client.protocol.digest import Digest
 from edge_client.protocol.models import NAME_PATTERN
 from edge_client.protocol.subjects import REGION_PATTERN
@@ -38,7 +38,7 @@ NOT_CONSUMED: Final = frozenset({"not_authority", "number_passed", "not_bootstra
 """Refusals that leave the request id free: the same request may be proposed again with a fresh reading."""
 
 
-class MetadataMachine(RolloutMachine):
+class MetadataMachine(WebhookMachine):
     """Applies commands to a `State`. Not thread-safe; deterministic."""
 
     def __init__(self) -> None:
@@ -61,6 +61,10 @@ class MetadataMachine(RolloutMachine):
             c.AccrueRollout: self._accrue_rollout,
             c.ActivateRollout: self._activate_rollout,
             c.SetFreeze: self._set_freeze,
+            c.CreateWebhook: self._create_webhook,
+            c.DeleteWebhook: self._delete_webhook,
+            c.SettleDelivery: self._settle_delivery,
+            c.ReplayWebhook: self._replay_webhook,
         }
 
     def apply(self, command: c.AnyCommand) -> Outcome:
@@ -104,6 +108,7 @@ class MetadataMachine(RolloutMachine):
             assert model.pending is None or model.pending.generation == model.generation + 1
             assert (model.generation == 0) == (model.assignment is None)
         self._check_rollouts()
+        self._check_webhooks()
 
     # ---- who may speak, and in turn
 
@@ -170,7 +175,12 @@ class MetadataMachine(RolloutMachine):
             raise RefusalError("model_exists", model=command.model)
         if len(self.state.models) >= MODELS_MAX:
             raise RefusalError("limit_reached", limit="models", value=MODELS_MAX)
-        model = ModelState(name=command.model, policy=command.policy, created_at_unix_ms=command.proposed_at_unix_ms)
+        model = ModelState(
+            name=command.model,
+            policy=command.policy,
+            created_at_unix_ms=command.proposed_at_unix_ms,
+            created=self.state.revision + 1,
+        )
         self.state.models[model.name] = model
         return self._changed("ModelCreated", command, models=[model])
 
@@ -224,4 +234,5 @@ def _subject_of(command: c.Command) -> str:
     """The name of what a command is about, for the audit."""
     if isinstance(command, c.ActivateGeneration):
         return ",".join(change.model for change in command.changes)
-    return str(getattr(command, "model", "") or getattr(command, "rollout_id", ""))
+    named = (getattr(command, name, "") for name in ("model", "rollout_id", "webhook_id"))
+    return next((str(name) for name in named if name), "")

@@ -10,6 +10,7 @@ import msgspec
 
 from consistency_service.core.outcomes import Outcome
 from consistency_service.core.rollout import Freeze, Origin, Rollout
+from consistency_service.core.webhooks import Webhook
 from edge_client.protocol.messages import Event, Snapshot
 from edge_client.protocol.models import Assignment, ModelView, Pending, Policy, Terms, Version
 from edge_client.protocol.position import Position
@@ -54,6 +55,8 @@ class ModelState(msgspec.Struct, kw_only=True):
     name: str
     policy: Policy
     created_at_unix_ms: int
+    created: int = 0
+    """The revision at which it was created."""
     generation: int = 0
     assignment: Assignment | None = None
     previous: Assignment | None = None
@@ -95,6 +98,7 @@ class ModelState(msgspec.Struct, kw_only=True):
             previous=self.previous,
             pending=self.pending,
             prefetch=self.prefetch,
+            created=self.created,
         )
 
 
@@ -122,6 +126,7 @@ class State(msgspec.Struct, kw_only=True):
     rollouts: dict[str, Rollout] = {}
     """By id, oldest first."""
     freeze: Freeze | None = None
+    webhooks: dict[str, Webhook] = {}
 
     @property
     def position(self) -> Position:

@@ -84,7 +84,7 @@ class Served:
         """The model looks like this at `position`; None: the region knows no such model."""
         if position.epoch != self._position.epoch:
             self._crossed = self._switched = self._activation = self._last = None
-        elif view is None or (self._view is not None and view.generation < self._view.generation):
+        elif view is None or (self._view is not None and view.created != self._view.created):
             # Deleted, perhaps created anew: what was served last belongs to no generation that now counts.
             self._activation = self._last = None
         self._view, self._position = view, position

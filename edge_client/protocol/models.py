@@ -96,6 +96,8 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     pending: Pending | None = None
     prefetch: Assignment | None = None
     """What may be activated next; edges get ready for it."""
+    created: int = 0
+    """The revision at which it was created: a model that was deleted and created anew is another, and counts from 0."""
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from typing import Any
 
 from consistency_service.core.authority import Authority
 from edge_client.core import served
+from edge_client.core.served import Served
 from edge_client.protocol.digest import Digest
 from edge_client.protocol.envelope import Verifier
 from edge_client.protocol.reader import FOREVER_NS, Reader
@@ -78,6 +79,18 @@ def _lease_outlives_epoch(patch: Patch) -> None:
     patch.setattr(Reader, "epoch_began", began)
 
 
+def _last_outlives_history(patch: Patch) -> None:
+    """What was served last stays the fallback when the model is another, or the history is."""
+    unpatched = Served.view_applied
+
+    def applied(self: Served, view, *, position, now_ns: int) -> None:
+        last = self._last
+        unpatched(self, view, position=position, now_ns=now_ns)
+        self._last = last
+
+    patch.setattr(Served, "view_applied", applied)
+
+
 def _restored_is_strong(patch: Patch) -> None:
     """What the local tier kept is believed for a lease."""
     unpatched = EdgeState.restored
@@ -125,6 +138,13 @@ TRUST_MUTANTS = (
         install=_lease_outlives_epoch,
         plus=frozenset({"restore"}),
         known_seed=5,
+    ),
+    Mutant(
+        name="what was served outlives its history",
+        install=_last_outlives_history,
+        breaks=frozenset({"cohort"}),
+        known_seed=3,
+        plus=frozenset({"restore", "slow_load"}),
     ),
     Mutant(
         name="a distrusted clock keeps its name",

@@ -253,14 +253,22 @@ def test_no_fallback_is_older_than_the_one_before_it(desk):
 
 
 @pytest.mark.parametrize("how", ["deleted", "created anew", "restored"])
-def test_what_was_served_in_another_history_is_no_fallback(desk, how):
+@pytest.mark.parametrize("generation", [1, 3, 5])
+def test_what_was_served_in_another_history_is_no_fallback(desk, how, generation):
     """Its generation number means another assignment now, or none."""
     desk.view(generation=3)
     desk.load("1")
     assert desk.said(now_ns=30 * MS) == ("1", 3, "strong")
     if how == "deleted":
         desk.served.view_applied(None, position=Position(5, 11), now_ns=40 * MS)
-    view = ModelView(name="m", policy=Policy(), generation=1, assignment=Assignment(stable="3"), versions=V)
+    view = ModelView(
+        name="m",
+        policy=Policy(),
+        generation=generation,
+        assignment=Assignment(stable="3"),
+        versions=V,
+        created=0 if how == "restored" else 11,
+    )
     position = Position(6, 12) if how == "restored" else Position(5, 12)
     desk.served.view_applied(view, position=position, now_ns=50 * MS)
     with pytest.raises(ModelNotReadyError):

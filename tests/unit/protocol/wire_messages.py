@@ -49,6 +49,7 @@ VIEW = ModelView(
         early_at_ns=5_000_000_000,
     ),
     prefetch=_CANARY,
+    created=17,
 )
 
 REGION_MESSAGES: dict[str, Any] = {
