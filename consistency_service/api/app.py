@@ -13,7 +13,18 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from consistency_service import __version__
-from consistency_service.api import activations, artifacts, events, fleet, health, members, models, reads, rollouts
+from consistency_service.api import (
+    activations,
+    artifacts,
+    events,
+    fleet,
+    health,
+    members,
+    models,
+    reads,
+    rollouts,
+    webhooks,
+)
 from consistency_service.api.dashboard import add_dashboard
 from consistency_service.api.docs_page import add_docs
 from consistency_service.api.forwarding import Forwarding
@@ -65,7 +76,7 @@ def create_api(node: Node, *, peers: Peers | None = None) -> FastAPI:
     app.state.closing = asyncio.Event()
     app.state.policy_lock = asyncio.Lock()
     app.state.subscribers = events.Subscribers()
-    for module in (models, activations, reads, rollouts, artifacts, fleet, members, events, health):
+    for module in (models, activations, reads, rollouts, webhooks, artifacts, fleet, members, events, health):
         app.include_router(module.router)
     add_docs(app)
     add_dashboard(app)

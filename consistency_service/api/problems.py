@@ -53,6 +53,7 @@ KINDS: Final[dict[str, Kind]] = {
     "unknown_model": Kind(404, "Unknown model", "there is no model {model}"),
     "unknown_version": Kind(404, "Unknown version", "model {model} has no version {version}"),
     "unknown_rollout": Kind(404, "Unknown rollout", "there is no rollout {rollout_id}"),
+    "unknown_webhook": Kind(404, "Unknown webhook", "there is no webhook {webhook_id}"),
     "unknown_member": Kind(404, "Unknown member", "the cluster has no such member"),
     "unknown_artifact": Kind(404, "Unknown artifact", "no artifact is stored under {digest}; upload it first"),
     "events_gone": Kind(410, "Events gone", "events after this position are not kept any more; read the present state, then go on from {position}"),

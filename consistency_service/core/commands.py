@@ -175,6 +175,41 @@ class SetFreeze(Command, frozen=True, kw_only=True, tag="SetFreeze"):
     reason: str = ""
 
 
+class CreateWebhook(Command, frozen=True, kw_only=True, tag="CreateWebhook"):
+    """Tell this address of rollouts from now on; of `moves` only, if there are any."""
+
+    webhook_id: str
+    url: str
+    secret: str
+    moves: tuple[Move, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"CreateWebhook(webhook_id={self.webhook_id!r}, url={self.url!r})"
+
+
+class DeleteWebhook(Command, frozen=True, kw_only=True, tag="DeleteWebhook"):
+    webhook_id: str
+
+
+class SettleDelivery(Command, frozen=True, kw_only=True, tag="SettleDelivery"):
+    """A webhook was told of the transition at `revision`, or that was given up."""
+
+    webhook_id: str
+    rollout_id: str
+    step: int
+    revision: int
+    delivered: bool
+    attempts: int
+    reason: str = ""
+
+
+class ReplayWebhook(Command, frozen=True, kw_only=True, tag="ReplayWebhook"):
+    """Tell it again what was given up: these, or without any, all."""
+
+    webhook_id: str
+    delivery_ids: tuple[str, ...] = ()
+
+
 AnyCommand = (
     Bootstrap
     | AssumeAuthority
@@ -193,6 +228,10 @@ AnyCommand = (
     | AccrueRollout
     | ActivateRollout
     | SetFreeze
+    | CreateWebhook
+    | DeleteWebhook
+    | SettleDelivery
+    | ReplayWebhook
 )
 
 _encoder = msgspec.msgpack.Encoder()

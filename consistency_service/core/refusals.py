@@ -29,6 +29,7 @@ REFUSALS: Final[dict[str, str]] = {
     "unknown_model": "There is no such model.",
     "unknown_rollout": "There is no such rollout, or it ended long ago and was forgotten.",
     "unknown_version": "The model has no such version.",
+    "unknown_webhook": "There is no such webhook.",
     "version_conflict": "The version names other bytes.",
     "version_in_use": "The version is assigned, pending, the one before, about to be activated, or held by a rollout.",
 }

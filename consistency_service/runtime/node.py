@@ -43,6 +43,7 @@ from consistency_service.runtime.relay import Relay
 from consistency_service.runtime.rollouts import RolloutDriver
 from consistency_service.runtime.snapshots import Snapshots
 from consistency_service.runtime.supervision import Supervisor
+from consistency_service.runtime.webhooks import WebhookDriver
 from edge_client.protocol.envelope import Signer
 from edge_client.protocol.position import Position
 from edge_client.protocol.subjects import Subjects
@@ -103,6 +104,7 @@ class Node:
         self.fleet = FleetDriver(clock=clock, state=lambda: self.metadata.state)
         self.activations = Activations(metadata=self.metadata, authority=core, fleet=self.fleet, clock=clock)
         self.rollouts = RolloutDriver(metadata=self.metadata, authority=core, fleet=self.fleet, clock=clock, web=web)
+        self._webhooks = WebhookDriver(metadata=self.metadata, authority=core, clock=clock, rng=rng, web=web)
         self._snapshots = Snapshots(metadata=self.metadata, signer=signer)
         self._answers = Answers(
             node_id=config.node_id,
@@ -148,6 +150,7 @@ class Node:
                     "answers": self._answers.run,
                     "garbage": self._garbage.run,
                     "rollouts": self.rollouts.run,
+                    "webhooks": self._webhooks.run,
                     "clock-guard": self._guard.run,
                 }
             )
@@ -273,6 +276,7 @@ class Node:
             "fleet": self.fleet.view.counters,
             "garbage": self._garbage.counters,
             "rollouts": self.rollouts.counters,
+            "webhooks": self._webhooks.counters,
             "supervisor": self._supervisor.counters,
         }
         counted = {

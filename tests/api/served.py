@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from consistency_service.api.peers import Peers
 from consistency_service.api.server import serve
 from consistency_service.config import Peer, ServiceConfig
 from consistency_service.runtime.node import Node
-from consistency_service.runtime.ports import MetadataLog
+from consistency_service.runtime.ports import MetadataLog, WebCaller
 from edge_client.adapters.system_clock import SystemClock
 from edge_client.protocol.envelope import Signer
 from edge_client.protocol.messages import EdgeReport, ServedModel
@@ -85,7 +85,14 @@ async def eventually(condition: Any, *, within_s: float = 10.0) -> None:
 
 
 def node_of(
-    config: ServiceConfig, *, log: MetadataLog, hub: Hub, store: FakeArtifactStore, signer: Signer, peers: Peers
+    config: ServiceConfig,
+    *,
+    log: MetadataLog,
+    hub: Hub,
+    store: FakeArtifactStore,
+    signer: Signer,
+    peers: Peers,
+    web: WebCaller | None = None,
 ) -> Node:
     return Node(
         config=config,
@@ -96,6 +103,7 @@ def node_of(
         signer=signer,
         peer_status=peers.self_status,
         rng=random.Random(config.node_id),
+        web=web,
     )
 
 
@@ -129,7 +137,7 @@ async def running(*nodes: Node) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def one_node(directory: Path, *, run: bool = True) -> AsyncIterator[Served]:
+async def one_node(directory: Path, *, run: bool = True, web: WebCaller | None = None) -> AsyncIterator[Served]:
     """A region of one node, called without a network. With `run=False` it is not part of any region."""
     peers = Peers()
     config = config_of("n1", peers={"n1": Peer(raft="127.0.0.1:1", url="http://n1")}, directory=directory, log="memory")
@@ -141,6 +149,7 @@ async def one_node(directory: Path, *, run: bool = True) -> AsyncIterator[Served
         store=store,
         signer=Signer(Ed25519PrivateKey.generate()),
         peers=peers,
+        web=web,
     )
     app = create_api(node, peers=peers)
     async with AsyncExitStack() as stack:
@@ -190,7 +199,7 @@ class Region:
 
 
 @asynccontextmanager
-async def three_nodes(directory: Path) -> AsyncIterator[Region]:
+async def three_nodes(directory: Path, *, web: Callable[[], WebCaller] | None = None) -> AsyncIterator[Region]:
     hub, store, signer = Hub(), FakeArtifactStore(), Signer(Ed25519PrivateKey.generate())
     ports = {name: (free_port(), free_port()) for name in ("n1", "n2", "n3")}
     table = {n: Peer(raft=f"127.0.0.1:{raft}", url=f"http://127.0.0.1:{http}") for n, (raft, http) in ports.items()}
@@ -207,7 +216,8 @@ async def three_nodes(directory: Path) -> AsyncIterator[Region]:
                 )
             )
             config = config_of(name, peers=table, directory=directory, log="raft")
-            node = node_of(config, log=log, hub=hub, store=store, signer=signer, peers=peers)
+            caller = None if web is None else web()
+            node = node_of(config, log=log, hub=hub, store=store, signer=signer, peers=peers, web=caller)
             region.nodes[name] = node
             stack = region.stop[name] = AsyncExitStack()
             task = asyncio.create_task(node.run())
