@@ -152,6 +152,12 @@ class Problem:
 
 
 class _Fields(dict[str, Any]):
+    """Fields within a sentence: a list is told as people tell one."""
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        return (", ".join(map(str, value)) or "none") if isinstance(value, list | tuple) else value
+
     def __missing__(self, name: str) -> str:
         return f"(unknown {name})"
 

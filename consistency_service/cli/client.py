@@ -127,7 +127,7 @@ class Client:
     def upload(self, content: Content, *, digest: str, size_bytes: int) -> Any:
         """The bytes are stored under `digest`. Raises as `change`."""
         headers = {
-            "Idempotency-Key": f"{self.key}.upload",
+            "Idempotency-Key": f"{self.key}.{digest[-16:]}",
             "Content-Length": str(size_bytes),
             "Content-Type": "application/octet-stream",
         }

@@ -1,4 +1,4 @@
-"""The tree of commands. What each does is in `models`, `region` and `testbed`; what all share is in `session`."""
+"""The tree of commands. What each does is in the module of its name; what all share is in `session`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from consistency_service import __version__
-from consistency_service.cli import certs, chaos, cluster, model_views, models, region, testbed
+from consistency_service.cli import (
+    bundle,
+    certs,
+    chaos,
+    cluster,
+    freeze,
+    model_views,
+    models,
+    region,
+    rollout_moves,
+    testbed,
+    webhook,
+)
 from consistency_service.cli.session import (
     AuthorOption,
     JsonOption,
@@ -20,15 +32,19 @@ from consistency_service.cli.session import (
     in_order,
 )
 
-_DAILY = "Models"
+_DAILY = "Models and rollouts"
 _LOOK = "Look at the region"
 _RUN = "Run a region"
 
-_ORDER = ("model", "rollback", "edges", "cluster", "events", "audit", "demo", "testbed", "chaos", "certs", "serve")
+_ORDER = (
+    *("model", "rollout", "rollback", "bundle", "freeze", "webhook", "edges", "cluster", "events", "audit"),
+    *("demo", "testbed", "chaos", "certs", "serve"),
+)
 _EPILOG = """[bold]Begin here[/bold]
 [dim]$[/dim] ccs demo               [dim]watch a region move running edges to a better model[/dim]
 [dim]$[/dim] ccs testbed up         [dim]a region of your own, on this machine[/dim]
 [dim]$[/dim] ccs model push digits 1.0.0 FILE --create --activate
+[dim]$[/dim] ccs rollout start digits 2.0.0 --stages 10%,100% --watch
 [dim]$[/dim] ccs edges              [dim]who serves it, and what their reads are worth[/dim]
 
 [bold]Exit codes[/bold]
@@ -36,6 +52,8 @@ _EPILOG = """[bold]Begin here[/bold]
 1    the service refused
 2    wrong usage, or a fault on this machine
 3    nobody answered, or nobody can say just now; repeating is safe, see --idempotency-key
+4    the rollout that was watched was aborted
+5    the rollout that was watched failed
 130  interrupted by Ctrl-C"""
 
 
@@ -80,6 +98,7 @@ def main(
 
 
 app.add_typer(model_views.model_app, name="model", rich_help_panel=_DAILY)
+app.add_typer(rollout_moves.app, name="rollout", rich_help_panel=_DAILY)
 command(
     app,
     "rollback",
@@ -87,6 +106,9 @@ command(
     panel=_DAILY,
     examples=("ccs rollback text-detector", "ccs rollback text-detector --if-generation 7"),
 )(models.rollback)
+app.add_typer(bundle.app, name="bundle", rich_help_panel=_DAILY)
+app.add_typer(freeze.app, name="freeze", rich_help_panel=_DAILY)
+app.add_typer(webhook.app, name="webhook", rich_help_panel=_DAILY)
 command(app, "edges", panel=_LOOK, examples=("ccs edges", "ccs edges --site dock-3 --json"))(region.edges)
 app.add_typer(cluster.app, name="cluster", rich_help_panel=_LOOK)
 command(

@@ -1,7 +1,7 @@
 """How a command can end badly: one sentence, one exit code, one problem document each.
 
 Scripts go by the exit code: 1 the service refused, 2 the command line or this machine is at fault, 3 nobody can say just
-now. Exit code 130 is Ctrl-C.
+now; 4 and 5 are how a watched rollout ended. Exit code 130 is Ctrl-C.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ _HINTS: Final = {
     "unknown_version": "`ccs model versions NAME` shows what there is",
     "model_exists": "`ccs model policy NAME` changes its policy",
     "generation_mismatch": "`ccs model show NAME` tells the present one",
+    "unknown_rollout": "`ccs rollout list` shows what there is",
+    "rollout_running": "`ccs rollout status MODEL` shows it; `ccs rollout abort MODEL` ends it",
+    "step_mismatch": "`ccs rollout status ROLLOUT` tells the present one",
+    "frozen": "`ccs freeze off` lifts it",
     "events_gone": "begin at what is still kept by leaving out --after",
     "unreachable": "name a running node with --url or CCS_URL, or start a region here with: ccs testbed up",
     "not_strong": "`--local` answers with what the node knows, without a promise",

@@ -25,6 +25,7 @@ from consistency_service.cli.arguments import (
 from consistency_service.cli.client import Client
 from consistency_service.cli.errors import LocalError, RefusedError
 from consistency_service.cli.render import size, yes
+from consistency_service.cli.rollout_find import newest_rollout
 from consistency_service.cli.session import Session, command, in_order
 from consistency_service.cli.upload import upload
 from edge_client.protocol.models import NAME_PATTERN
@@ -109,7 +110,7 @@ def push(
         raise LocalError(f"a version is MAJOR.MINOR.PATCH (Semantic Versioning), such as 2.3.0, not {version!r}")
     labels = _metadata(metadata or [])
     with session.client() as client:
-        _require_model(client, name, create_missing=create_missing, session=session)
+        require_model(client, name, create_missing=create_missing, session=session)
         stored = upload(client, file, screen=session.screen)
         body = {"version": version, "digest": stored.digest, "metadata": labels}
         registered = client.change("POST", path_of(name, "versions"), body=body, step="register")
@@ -127,6 +128,7 @@ def push(
                 session.screen.note(str(error))
         elif not session.json:
             session.screen.text(f"make it live with: ccs model activate {name} {version}")
+            session.screen.text(f"or in stages with: ccs rollout start {name} {version} --stages 10%,100%")
     if session.json:
         session.screen.document({"version": registered, "uploaded": stored.sent, "activation": activated})
 
@@ -181,13 +183,27 @@ def rollback(
     """Go back to the version before, for everybody, at one instant.
 
     Does not wait for edges to be ready: they keep the version before for this. Doing it twice comes back to where it began.
+    A rollout that is under way is aborted by it, and models that changed together with this one go back with it.
     """
     with session.client() as client:
+        rollout = newest_rollout(client, name)
+        if rollout is not None and rollout["running"] and not session.json:
+            session.screen.note(f"rollout {rollout['rollout_id']} is under way: this aborts it")
         answer = activate_and_watch(
             client, name, version=None, screen=session.screen, wait=not no_wait, generation=generation
         )
+        together = [] if rollout is None or session.json else _changed_with(client, rollout, answer)
     if session.json:
         session.screen.document(answer)
+    for other in together:
+        session.screen.text(f"{other} went back together with it")
+
+
+def _changed_with(client: Client, rollout: dict[str, Any], answer: dict[str, Any]) -> list[str]:
+    """The other models of a rollout that the same activation changed."""
+    others = [target["model"] for target in rollout["targets"] if target["model"] != answer["model"]]
+    newest = {other: client.get(path_of(other, "history"), limit=1)["items"] for other in others}
+    return [other for other, items in newest.items() if items and items[0]["activation"] == answer["activation"]]
 
 
 @command(
@@ -256,7 +272,7 @@ def delete(
         session.screen.text(f"deleted {what}")
 
 
-def _require_model(client: Client, name: str, *, create_missing: bool, session: Session) -> None:
+def require_model(client: Client, name: str, *, create_missing: bool, session: Session, step: str = "create") -> None:
     """The model exists afterwards, before anything is uploaded for it."""
     try:
         client.get(path_of(name))
@@ -265,7 +281,7 @@ def _require_model(client: Client, name: str, *, create_missing: bool, session: 
             raise
         if not create_missing:
             raise
-        client.change("POST", "/v1/models", body={"name": name}, step="create")
+        client.change("POST", "/v1/models", body={"name": name}, step=step)
         session.screen.note(f"created {name}")
 
 

@@ -244,6 +244,8 @@ def _told(event: dict[str, Any]) -> str:
     """What happened to what: models as they are after the event, and the details that they do not tell already."""
     detail = dict(event.get("detail", {}))
     effective_at = detail.pop("effective_at_unix_ms", None)
+    if "rollout_id" in detail and "move" in detail:
+        return _moved(detail) + ("" if effective_at is None else f", effective at {instant(effective_at)}")
     words = [_subject(view) for view in event.get("models", ())]
     words += [f"{name} is gone" for name in event.get("removed", ())]
     if "model" in detail:
@@ -253,6 +255,16 @@ def _told(event: dict[str, Any]) -> str:
             detail.pop(told, None)
     words += [f"{key}={value}" for key, value in detail.items()]
     return ", ".join(words) + ("" if effective_at is None else f", effective at {instant(effective_at)}")
+
+
+def _moved(detail: dict[str, Any]) -> str:
+    """A move of a rollout: of what, where it led, why."""
+    models = ", ".join(f"{name} {version}" for name, version in detail.get("models", {}).items())
+    stage = (
+        f", stage {detail['stage'] + 1}" if detail["phase"] in {"prefetching", "baking", "waiting", "paused"} else ""
+    )
+    why = f": {detail['reason']}" if detail.get("reason") else ""
+    return f"{detail['rollout_id']} ({models}) {detail['move']} → {detail['phase']}{stage}{why}"
 
 
 def _subject(view: dict[str, Any]) -> str:

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -75,22 +76,24 @@ class Screen:
         if not listed:
             self.note(empty)
             return
-        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-        for heading in columns:
-            right = heading.startswith(">")
-            table.add_column(heading.removeprefix(">"), justify="right" if right else "left", overflow="fold")
-        for row in listed:
-            table.add_row(*(_cell(cell) for cell in row))
-        self._print_trimmed(table)
+        self._print_trimmed(grid(columns, listed))
 
     def fields(self, pairs: Iterable[tuple[str, Cell]]) -> None:
         """A name and a value a line."""
-        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-        table.add_column(style="dim", no_wrap=True)
-        table.add_column(overflow="fold")
-        for name, value in pairs:
-            table.add_row(name, _cell(value))
-        self._print_trimmed(table)
+        self._print_trimmed(pairs_of(pairs))
+
+    def show(self, parts: Iterable[RenderableType]) -> None:
+        """Several tables and lines, one below the other."""
+        self._print_trimmed(Group(*parts))
+
+    @property
+    def moving(self) -> bool:
+        """Whether results may move: they go to a terminal, and not as documents."""
+        return self._out.is_terminal and not self._out.is_dumb_terminal and not self.json_output
+
+    def live_view(self) -> Live:
+        """A result that is drawn anew in place; its last state stays."""
+        return Live(console=self._out, auto_refresh=False, vertical_overflow="ellipsis")
 
     # ---- beside results
 
@@ -132,15 +135,36 @@ class Screen:
             disable=self.json_output or not self.live,
         )
 
-    def _print_trimmed(self, table: Table) -> None:
+    def _print_trimmed(self, part: RenderableType) -> None:
         """Print without the blanks that fill a table up to its width."""
         if self._out.is_terminal:
-            self._out.print(table)
+            self._out.print(part)
             return
         with self._out.capture() as capture:
-            self._out.print(table)
+            self._out.print(part)
         for line in capture.get().splitlines():
             print(line.rstrip())
+
+
+def grid(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
+    """Rows under headings, as `Screen.table` prints them."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in columns:
+        right = heading.startswith(">")
+        table.add_column(heading.removeprefix(">"), justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(cell) for cell in row))
+    return table
+
+
+def pairs_of(pairs: Iterable[tuple[str, Cell]]) -> Table:
+    """A name and a value a line, as `Screen.fields` prints them."""
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        table.add_row(name, _cell(value))
+    return table
 
 
 def clean(text: str) -> str:

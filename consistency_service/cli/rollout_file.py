@@ -42,8 +42,8 @@ class FileFault:
 
     def told(self, file: str) -> str:
         """As compilers say it, so that editors find it."""
-        position = f":{self.line}:{self.column}" if self.line else ""
-        return f"{file}{position}: {self.place + ': ' if self.place else ''}{self.message}"
+        parts = (f"{file}:{self.line}:{self.column}" if self.line else "", self.place, self.message)
+        return ": ".join(part for part in parts if part)
 
     def document(self) -> dict[str, Any]:
         return {"line": self.line, "column": self.column, "place": self.place, "message": self.message}
@@ -53,13 +53,16 @@ class FileFault:
 class StrategyFile:
     """What a file says, and where. With `faults` it said something that has no meaning."""
 
-    name: str
+    name: str = ""
+    """Of the file; empty: it was put together from options, so nothing has a line."""
     value: Any = None
     places: dict[str, tuple[int, int]] = field(default_factory=dict)
     faults: list[FileFault] = field(default_factory=list)
 
     def fault(self, place: str, message: str) -> FileFault:
-        """A fault at a place, or at the smallest part round it that the file has."""
+        """A fault at a place, or at the smallest part round it that the file has; what is about a model is in no file."""
+        if not self.name or (place.startswith("models.") and "models" not in self.places):
+            return FileFault(line=0, column=0, place=place, message=message)
         found = place
         while found and found not in self.places:
             shorter = _LAST_PART.sub("", found)

@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx
 
+from tests.unit.cli.fake_rollouts import FakeRollouts
+
 POLICY = {"staleness_max_ms": None, "fallback_allowed": True, "versions_kept": 10, "prefetch_ms": 30_000}
 EFFECTIVE_AT_UNIX_MS = 1_795_319_190_043
 
@@ -34,6 +36,7 @@ class FakeRegion:
         self.edges: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self.audit: list[dict[str, Any]] = []
+        self.about_rollouts = FakeRollouts()
         self.calls: list[httpx.Request] = []
         self.changes: list[str] = []
         self.interfere: Interference = lambda _request: None
@@ -100,7 +103,8 @@ class FakeRegion:
                 return httpx.Response(200, json={"epoch": 1, "revision": len(self.events)})
             case ["events"]:
                 return self._events(request)
-        return problem(404, "not_found", "there is nothing at this path")
+        answer = self.about_rollouts.route(request, parts)
+        return answer or problem(404, "not_found", "there is nothing at this path")
 
     def _create(self, request: httpx.Request) -> httpx.Response:
         name = json.loads(request.content)["name"]

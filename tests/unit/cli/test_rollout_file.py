@@ -54,7 +54,7 @@ def test_a_file_says_what_it_looks_like():
         ("analysis[0].worse_max", (10, 3)),
         ("stages[0].cohort.sites[0]", (3, 5)),  # is not there: the smallest part round it
         ("prefetch.deadline", (1, 1)),
-        ("models.digits", (1, 1)),
+        ("models.digits", (0, 0)),  # is in no file
         ("", (1, 1)),
     ],
 )
