@@ -69,9 +69,10 @@ class Network:
 
     async def add(self, name: str, *, port: int) -> None:
         """The voter that listens at `port` reaches all others, and they reach it."""
+        others = list(self._targets)
         self._targets[name] = port
-        for other in self._targets:
-            if other != name:
+        for other in others:  # whoever is added meanwhile sees to the pair of us
+            if other in self._targets:
                 self.links[min(name, other), max(name, other)] = Link(name, other)
                 for dialer, target in ((name, other), (other, name)):
                     accept = partial(self._join, dialer=dialer, target=target)
