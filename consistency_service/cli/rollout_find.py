@@ -84,7 +84,7 @@ RolloutArgument = Annotated[
 PairsArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[MODEL VERSION]…",
+        metavar="MODEL VERSION",
         help="Each model with its candidate; several change together, at the same instants.",
         autocompletion=complete_pair,
         show_default=False,

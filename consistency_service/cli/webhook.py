@@ -173,7 +173,7 @@ def replay(
     chosen: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[DELIVERY]…", help="Only these. [dim]Default: all that were given up[/dim]", show_default=False
+            metavar="DELIVERY", help="Only these. [dim]Default: all that were given up[/dim]", show_default=False
         ),
     ] = None,
 ) -> None:
