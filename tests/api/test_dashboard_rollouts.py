@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace as structs_replace
 
 from consistency_service.api.dashboard.actions import moves
 from consistency_service.api.dashboard.charts import Value, distribution, scale_of
 from consistency_service.api.dashboard.rendering import Renderer
-from consistency_service.api.dashboard.rollout import Live, ModelFinding, rollout_page_of
+from consistency_service.api.dashboard.rollout import rollout_page_of
 from consistency_service.api.dashboard.rollouts import card_of
 from consistency_service.api.dashboard.routes import AsOf
+from consistency_service.api.rollout_views import ExposureShown, FindingShown, LiveShown, rollout_shown
 from consistency_service.core.analysis import Finding, Result
 from consistency_service.core.commands import CreateRollout, MoveRollout
 from consistency_service.core.rollout import TRANSITIONS, Freeze, Move, Phase, Rollout, Target, Transition
 from consistency_service.core.strategy import Check, Gate, Metric, Stage, Strategy
+from consistency_service.runtime.rollout_facts import Judged, Live, ModelFinding
 from edge_client.protocol.models import Assignment
-from tests.api.served import Served
+from tests.api.served import Served, three_nodes
 from tests.api.test_dashboard import EVIL, Page, foreign, look
+from tests.api.test_rollouts import Edges, begin, ready_region, until
 
 STAGES = (Stage(share_bp=100, bake_ms=30_000), Stage(share_bp=5_000, gate=Gate.MANUAL), Stage(share_bp=10_000))
 CHECKS = (Check(metric=Metric.ERROR_RATE), Check(metric=Metric.LATENCY), Check(metric=Metric.LABEL_DRIFT))
@@ -53,32 +58,49 @@ def rollout(phase: Phase = Phase.BAKING, **more) -> Rollout:
     )
 
 
-def finding(check: Check, result: Result, **numbers) -> ModelFinding:
-    return ModelFinding(model="m", finding=Finding(check=check, result=result, reason=EVIL, **numbers))
+def finding(check: Check, result: Result, *, labels=None, **numbers) -> FindingShown:
+    found = Finding(check=check, result=result, reason=EVIL, **numbers)
+    judged = Judged(result=result, findings=(ModelFinding(model="m", finding=found, labels=labels or {}),), reason="")
+    return rollout_shown(rollout(), live=replace(NOTHING, judged=judged)).live.findings[0]
 
 
-LIVE = Live(
-    ready=8,
-    waiting=1,
-    failed=1,
-    switched=8,
-    stragglers=((EVIL, EVIL), *((f"cam-{number}", "slow") for number in range(1_000))),
-    findings=(
+NOTHING = Live(
+    ready_count=0,
+    waiting_count=0,
+    failed_count=0,
+    ready=(),
+    waiting=(),
+    failed={},
+    switched_count=0,
+    stragglers={},
+    straggler_count=0,
+    judged=None,
+    exposure={},
+)
+LIVE = LiveShown(
+    ready_count=8_000,
+    waiting_count=1_000,
+    failed_count=1,
+    ready=[f"cam-{number}" for number in range(100)],
+    waiting=[f"way-{number}" for number in range(100)],
+    failed={EVIL: EVIL},
+    switched_count=8_000,
+    stragglers={f"cam-{number}": "slow" for number in range(100)},
+    straggler_count=1_001,
+    analysis="failed",
+    analysis_reason="",
+    findings=[
         finding(
             CHECKS[0], Result.FAILED, value_candidate=0.09, value_stable=0.02, difference=0.07, low=0.05, high=0.09
         ),
         finding(CHECKS[1], Result.INCONCLUSIVE, value_candidate=14.0, value_stable=12.0, difference=1.1, low=1.02),
-        ModelFinding(
-            model="m",
-            finding=Finding(check=CHECKS[2], result=Result.INCONCLUSIVE, reason="too few"),
-            labels=((EVIL, 30, 10), ("person", 10, 30)),
-        ),
-    ),
-    exposure=(("m", 1_204),),
+        finding(CHECKS[2], Result.INCONCLUSIVE, labels={EVIL: (30, 10), "person": (10, 30)}),
+    ],
+    exposure={"m": ExposureShown(readings=1_204, edges=3)},
 )
 
 
-async def rendered(shown: Rollout, *, live: Live | None = None, frozen: Freeze | None = None) -> Page:
+async def rendered(shown: Rollout, *, live: LiveShown | None = None, frozen: Freeze | None = None) -> Page:
     view = rollout_page_of(shown, frozen=frozen, live=live)
     renderer = Renderer(now_unix_ms=lambda: 1_000_000)
     response = await renderer.page("rollout.html", as_of=AS_OF, here="rollout", frozen=frozen, view=view)
@@ -145,13 +167,76 @@ def test_the_stepper_stands_where_the_rollout_does(shown, states):
     assert states == [step.state for step in card_of(shown).steps]
 
 
-async def test_what_the_authority_knows_is_shown_and_bounded():
+async def test_what_the_authority_sees_is_shown_and_bounded():
     page = await rendered(rollout(), live=LIVE)
 
-    assert "8 ready" in page.text and "1 204 readings by the candidate of m" in page.text
-    assert 50 == page.text.count("slow") + 1
+    assert "8 000 of 9 001 edges ready" in page.text and "1 000 on the way" in page.text and "1 failed" in page.text
+    assert "1 204 readings by the candidate of m, at 3 edges" in page.text
+    assert (99, 0) == (page.text.count(" slow"), page.text.count("is getting ready")), "a hundred names at most"
+    assert "and 901 others" in page.text
     assert "worse by 7 % limit 2 %" in page.text and "worse by ×1.1 limit ×1.25" in page.text
+    assert "could not be asked" not in page.text
     assert "could not be asked" in (await rendered(rollout())).text
+
+
+async def test_a_check_that_another_release_states_is_left_out():
+    strange = LIVE.findings[1].model_copy(update={"check": {"metric": "mood"}})
+    page = await rendered(rollout(), live=LIVE.model_copy(update={"findings": [strange, LIVE.findings[0]]}))
+
+    assert "worse by 7 %" in page.text and "×1.1" not in page.text
+
+
+FOUND = {"model": "m", "metric": "error_rate", "result": "failed", "candidate": 0.09, "stable": 0.02} | {
+    "difference": 0.07,
+    "low": 0.05,
+    "high": 0.09,
+    "samples": [300, 900],
+}
+
+
+@pytest.mark.parametrize("phase", [Phase.ABORTING, Phase.FAILED])
+async def test_what_a_stage_failed_on_stays_to_be_seen(phase):
+    """The readings of the return's generation are others: what decided is on record."""
+    failed = rollout(phase)
+    evidence = {"exposed": {"m": {"readings": 1_500, "edges": 4}}, "findings": [FOUND, FOUND | {"metric": "mood"}]}
+    failed.transitions[0] = structs_replace(failed.transitions[0], evidence=evidence)
+    page = await rendered(failed, live=LIVE if phase is Phase.ABORTING else None)
+
+    assert "on record with “fail”" in page.text
+    assert "worse by 7 % limit 2 %" in page.text and "×1.1" not in page.text
+    assert "1 500 readings by the candidate of m, at 4 edges" in page.text, "as many as were ever reported"
+    assert "m readings 1500, edges 4" in page.text and "result failed, candidate 0.09" in page.text
+
+
+async def test_a_retry_begins_without_the_record_of_what_failed_before():
+    again = rollout(Phase.PREFETCHING)
+    failed = structs_replace(again.transitions[0], evidence={"findings": [FOUND]})
+    again.transitions = [failed, structs_replace(failed, step=5, move=Move.RETRY, evidence={})]
+
+    assert "on record" not in (await rendered(again)).text
+
+
+@pytest.mark.parametrize("checks", [(), (CHECKS[0], CHECKS[0])])
+async def test_a_recorded_number_is_not_held_against_a_limit_that_may_not_be_its_own(checks):
+    failed = rollout(Phase.FAILED)
+    failed.strategy = Strategy(stages=STAGES, analysis=checks)
+    failed.transitions[0] = structs_replace(failed.transitions[0], evidence={"findings": [FOUND]})
+
+    assert "limit" not in (await rendered(failed)).text
+
+
+async def test_any_node_shows_what_the_authority_sees(tmp_path):
+    async with three_nodes(tmp_path) as region:
+        leader = region.nodes[region.leader]
+        served = Served(node=leader, app=None, http=region.callers[region.follower], store=leader.artifacts)
+        await ready_region(served)
+        async with Edges(served, count=6).reporting() as edges:
+            edges.unready["e01"] = "out of memory"
+            strategy = {"stages": [{"share": "100%", "gate": "manual"}], "prefetch": {"ready_min": "50%"}}
+            await begin(served, strategy, rollout_id="r-1")
+            await until(served, "r-1", "waiting")
+            pages = [Page((await caller.get("/rollouts/r-1")).text) for caller in region.callers.values()]
+        assert all("5 of 6 edges ready" in page.text and "out of memory" in page.text for page in pages)
 
 
 async def test_a_rollout_of_the_region(served: Served):
@@ -172,7 +257,7 @@ async def test_a_rollout_of_the_region(served: Served):
     assert "m 1.0.0 → 2.0.0" in (await look(served, "/rollouts?only=running")).text
     assert "No rollout like that" in (await look(served, "/rollouts?only=ended")).text
     page = await look(served, "/rollouts/r-1")
-    assert {"pause", "abort"} == page.buttons() and "mia go" in page.text
+    assert {"pause", "abort"} <= page.buttons() and "mia go" in page.text
     model = await look(served, "/models/m")
     assert "rollout r-1 is running; abort it first" in model.text and set() == model.buttons()
     assert "RolloutMoved m mia" in (await look(served, "/timeline?kind=RolloutMoved")).text

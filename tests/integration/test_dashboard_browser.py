@@ -18,6 +18,7 @@ from consistency_service.core.commands import CreateRollout
 from consistency_service.core.strategy import Stage, Strategy
 from edge_client.protocol.messages import EdgeReport, ServedModel
 from tests.api.served import Served, one_node
+from tests.api.test_rollouts import Edges
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PATHS = ("/", "/models/m", "/edges", "/cluster", "/timeline?at=2030-01-01T00:00", "/rollouts", "/rollouts/r-1", "/docs")
@@ -226,6 +227,55 @@ async def test_a_reason_is_asked_for_where_the_call_takes_one(visit: Visit):
     assert (f"{visit.url}/v1/rollouts/r-1/start", '{"reason":"ticket 7"}') == (url, body)
     assert ("mia", "application/json") == (headers["x-ccs-author"], headers["content-type"])
     assert re.fullmatch('"[0-9]+"', headers["if-match"]) and re.fullmatch("[0-9a-f]{32}", headers["idempotency-key"])
+
+
+ANALYSED = {
+    "stages": [{"share": "50%", "bake": "10m"}, {"share": "100%"}],
+    "analysis": [{"metric": "error_rate", "worse_max": "5%"}],
+}
+
+
+async def test_a_rollout_is_watched_held_and_sent_back_in_the_browser(visit: Visit):
+    body = {"rollout_id": "r-live", "models": {"m": NEXT}, "strategy": ANALYSED, "reason": "ticket 8"}
+    async with Edges(visit.served, count=20).reporting():
+        created = await visit.served.http.post("/v1/rollouts", json=body, headers={"X-CCS-Author": "ann"})
+        assert 201 == created.status_code, created.text
+        page = await visit.open("/rollouts/r-live")
+        phase, moves = page.locator("#summary .tag").first, page.locator("#moves tbody tr")
+        await expect(phase).to_have_text("baking", timeout=15_000)
+        await page.evaluate("window.untouched = true")
+        await expect(page.locator("#live .edges")).to_contain_text(
+            re.compile(r"(\d+) of \1 edges ready"), timeout=15_000
+        )
+        await expect(page.locator("#live .edges")).to_contain_text(re.compile(r"(\d+) of \1 serve"), timeout=15_000)
+        await expect(page.locator("#live .exposure")).to_contain_text("readings by the candidate of m")
+        await expect(page.locator("#live .finding svg circle")).to_have_count(3, timeout=15_000)
+
+        await _order(page, "Pause", reason="wait for the night shift")
+        await expect(phase).to_have_text("paused", timeout=5_000)
+        assert "paused" == visit.served.node.metadata.state.rollouts["r-live"].phase
+        await expect(moves.first).to_contain_text("Mia Schröder")
+        await expect(moves.first).to_contain_text("wait for the night shift")
+
+        await _order(page, "Abort", reason="it is not ours")
+        await expect(phase).to_have_text("aborted", timeout=15_000)
+        order = page.locator("#moves tbody tr", has=page.get_by_role("cell", name="abort", exact=True))
+        await expect(order).to_contain_text("Mia Schröder")
+        await expect(order).to_contain_text("it is not ours")
+        await expect(page.get_by_role("button", name="Retry")).to_be_visible()
+        await expect(page.locator("#live .edges")).to_contain_text(re.compile(r"(\d+) of \1 serve"), timeout=15_000)
+        assert await page.evaluate("window.untouched"), "the page was not loaded again"
+    assert [] == visit.complaints
+
+
+async def _order(page: Page, label: str, *, reason: str) -> None:
+    """Press the button, say who and why, and confirm."""
+    await page.get_by_role("button", name=label, exact=True).click()
+    dialog = page.get_by_role("dialog")
+    await page.get_by_label("Your name").fill("Mia Schröder")
+    await page.locator("#confirm-reason").fill(reason)
+    await dialog.get_by_role("button", name=label, exact=True).click()
+    await expect(dialog).to_be_hidden()
 
 
 async def test_colours_follow_the_system_until_one_chooses(visit: Visit):

@@ -7,7 +7,6 @@ then it shows what it has and says which of the two it was. A visitor of a node 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -19,24 +18,21 @@ from consistency_service.api.dashboard.cluster import ClusterLook, cluster_page_
 from consistency_service.api.dashboard.edges import Asked as EdgesAsked
 from consistency_service.api.dashboard.edges import edges_page_of
 from consistency_service.api.dashboard.fleet import FleetCount
+from consistency_service.api.dashboard.live import LiveLook
 from consistency_service.api.dashboard.model import model_page_of
 from consistency_service.api.dashboard.overview import overview_of
 from consistency_service.api.dashboard.rendering import Renderer
-from consistency_service.api.dashboard.rollout import Live, rollout_page_of
+from consistency_service.api.dashboard.rollout import followed, rollout_page_of
 from consistency_service.api.dashboard.rollouts import rollouts_page_of
 from consistency_service.api.dashboard.timeline import Asked as TimelineAsked
 from consistency_service.api.dashboard.timeline import items_of, timeline_page_of
 from consistency_service.api.depends import OverdueSettled
 from consistency_service.api.problems import on_http_error
-from consistency_service.core.rollout import Rollout
 from consistency_service.errors import NotLeaderError, UnknownOutcomeError
 from consistency_service.runtime.node import Node
 
 CONFIRM_TIMEOUT_MS: Final = 500
 TEXT_MAX: Final = 200
-
-LiveOf = Callable[[Rollout], Awaitable[Live | None]]
-"""What the authority knows of a running rollout; None if it cannot be asked."""
 
 Text = Annotated[str, Query(max_length=TEXT_MAX)]
 PageNumber = Annotated[int, Query(ge=1, le=1_000_000)]
@@ -55,19 +51,15 @@ class AsOf:
     unix_ms: int
 
 
-async def _nobody(_rollout: Rollout) -> None:
-    return None
-
-
 class Dashboard:
     """The pages of one node."""
 
-    def __init__(self, app: FastAPI, *, live_of: LiveOf = _nobody) -> None:
+    def __init__(self, app: FastAPI) -> None:
         self.node: Node = app.state.node
         self.fleet = FleetCount(self.node)
         self.cluster = ClusterLook(self.node)
         self.renderer = Renderer(now_unix_ms=self.node.clock.unix_ms)
-        self.live_of = live_of
+        self.live = LiveLook(self.node, app.state.peers)
 
     async def look(self) -> AsOf:
         """Where this node's state stands now, after half a second at most in which the cluster could confirm it."""
@@ -96,9 +88,9 @@ class Dashboard:
         return await self.answer("missing", await self.look(), status=404, what=what)
 
 
-def add_dashboard(app: FastAPI, *, live_of: LiveOf = _nobody) -> None:
+def add_dashboard(app: FastAPI) -> None:
     """Serve the pages, and answer people who ask for what is not there with a page, too."""
-    dashboard = Dashboard(app, live_of=live_of)
+    dashboard = Dashboard(app)
     app.include_router(_routes(dashboard))
 
     async def not_there(request: Request, error: Exception) -> Response:
@@ -197,7 +189,7 @@ def _routes(dashboard: Dashboard) -> APIRouter:
         found = node.metadata.state.rollouts.get(rollout_id)
         if found is None:
             return await dashboard.missing(f"rollout {rollout_id[:TEXT_MAX]}")
-        live = await dashboard.live_of(found) if found.running else None
+        live = await dashboard.live.of(found) if followed(found, node.metadata.state) else None
         view = rollout_page_of(found, frozen=node.metadata.state.freeze, live=live)
         return await dashboard.answer("rollout", as_of, view=view)
 
