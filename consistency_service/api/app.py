@@ -96,6 +96,9 @@ def _describe_problems(app: FastAPI) -> None:
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
             schemas["Problem"] = SCHEMA
             for operation in (one for path in schema["paths"].values() for one in path.values()):
+                if "requestBody" in operation:
+                    for status, said in documented("malformed", "slow_request", "too_large").items():
+                        operation["responses"].setdefault(str(status), said)
                 answer = operation.get("responses", {}).get("422", {})
                 answer.get("content", {}).pop("application/json", None)
                 if answer.get("content") == {}:

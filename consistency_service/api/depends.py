@@ -107,12 +107,26 @@ class Asked:
 def _asked(
     request: Request,
     idempotency_key: Annotated[
-        str | None, Header(description="Asking again with the same key does not do it again. 1 to 200 printable ASCII.")
+        str | None,
+        Header(
+            description="Asking again with the same key does not do it again. 1 to 200 printable ASCII.",
+            json_schema_extra={"pattern": rf"^[!-~](?:[ -~]{{0,{KEY_LENGTH_MAX - 2}}}[!-~])?$"},
+        ),
     ] = None,
     if_match: Annotated[
-        str | None, Header(description='`"GENERATION"`: only if the model is at this generation; `*`: at any.')
+        str | None,
+        Header(
+            description='`"GENERATION"`, of a rollout `"STEP"`: only if it is there; `*`: wherever it is.',
+            json_schema_extra={"pattern": r'^(?:"[0-9]{1,18}"|\*)$'},
+        ),
     ] = None,
-    x_ccs_author: Annotated[str | None, Header(description="Your name, for the audit. At most 128 characters.")] = None,
+    x_ccs_author: Annotated[
+        str | None,
+        Header(
+            description="Your name, for the audit. 1 to 128 printable characters.",
+            json_schema_extra={"pattern": rf"^[!-~](?:[ -~]{{0,{AUTHOR_LENGTH_MAX - 2}}}[!-~])?$"},
+        ),
+    ] = None,
 ) -> Asked:
     return Asked(
         author=author_of(x_ccs_author),

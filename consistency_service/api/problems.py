@@ -147,8 +147,10 @@ class Problem:
         headers = dict(self.headers)
         if self.status == 503:
             headers.setdefault("Retry-After", RETRY_AFTER_S)
-        content = json.dumps(self.document(), default=str, ensure_ascii=False, allow_nan=False).encode()
-        return Response(content, status_code=self.status, headers=headers, media_type=MEDIA_TYPE)
+        content = json.dumps(self.document(), default=str, ensure_ascii=False, allow_nan=False)
+        # What callers sent may contain halves of characters, which no UTF-8 can tell them of.
+        encoded = content.encode("utf-8", "replace")
+        return Response(encoded, status_code=self.status, headers=headers, media_type=MEDIA_TYPE)
 
 
 class _Fields(dict[str, Any]):

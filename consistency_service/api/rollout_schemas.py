@@ -35,7 +35,7 @@ from consistency_service.core.strategy import (
     Stragglers,
     Strategy,
 )
-from consistency_service.core.strategy_faults import CHECKS_MAX, FAULTS_MAX, URL_CHARS_MAX, Fault
+from consistency_service.core.strategy_faults import CHECKS_MAX, FAULTS_MAX, SAMPLES_MAX, URL_CHARS_MAX, Fault
 from edge_client.protocol.bucketing import CohortSelector
 
 SITES_MAX: Final = 64
@@ -65,7 +65,10 @@ def _duration_ms(value: Any) -> int:
     match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         raise ValueError('a duration is written as "500ms", "30s", "5m", "1h", "2d" or a number of milliseconds')
-    return round(float(match.group(1)) * _UNITS[match.group(2)])
+    duration_ms = round(float(match.group(1)) * _UNITS[match.group(2)])
+    if abs(duration_ms) > MS_MAX:
+        raise ValueError("a duration is at most some hundred thousand years")
+    return duration_ms
 
 
 def _ratio(value: Any) -> float:
@@ -127,7 +130,7 @@ class CheckWritten(Written):
     ] = None
     bound: Annotated[Ratio | None, Field(description="Against a number, without stable.")] = None
     quantile: Annotated[Ratio, Field(description="Of latency.")] = 0.99
-    samples_min: Annotated[int, Field(strict=True)] = 50
+    samples_min: Annotated[int, Field(strict=True, ge=1, le=SAMPLES_MAX)] = 50
     error_probability: Ratio = 0.05
     url: Annotated[str, Field(max_length=URL_CHARS_MAX, description="Of an external check.")] = ""
     interval: Annotated[DurationMs, Field(description="Of an external check.")] = 10_000

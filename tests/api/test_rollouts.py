@@ -273,6 +273,18 @@ async def test_every_fault_is_told_at_once_with_its_place(served: Served):
     linted = await served.http.post("/v1/rollouts/lint", json={"models": {"m": "2.0.0"}, "strategy": {"stages": []}})
     fine = await served.http.post("/v1/rollouts/lint", json={"models": {}, "strategy": FAST})
 
+    absurd = {
+        "stages": [{"share": "1%", "bake": "999999999999d"}],
+        "analysis": [{"metric": "score", "samples_min": -(10**30)}],
+    }
+    overflowing = await begin(served, absurd, models={"m": "2.0.0"})
+    halves = json.dumps({"models": {"\udb9d": "\udade"}, "strategy": {}, "\udade": 1})  # of characters
+    unsound = await served.http.post("/v1/rollouts", content=halves, headers={"content-type": "application/json"})
+
+    assert {"stages[0].bake", "analysis[0].samples_min", "models.m"} == {
+        fault["place"] for fault in overflowing.json()["faults"]
+    }
+    assert (422, "invalid") == code_of(unsound)
     assert (422, "strategy_invalid") == code_of(refused)
     places = [fault["place"] for fault in refused.json()["faults"]]
     assert {
