@@ -193,9 +193,9 @@ def demo(
         ),
     ] = None,
 ) -> int:
-    """Start a region, move running edges from one real model to a better one at one instant, kill the leader, show it all.
+    """Start a region, move running edges to a better model at one instant, kill the leader, roll out a bad version and a good one.
 
-    Ends by itself within two minutes. Exit code 0 means that every edge switched, no reading was wrong and none failed.
+    Ends by itself within four minutes. Exit code 0 means that every promise of the table at the end was held.
     """
     from consistency_service.testbed.demo import run
 

@@ -1,151 +1,130 @@
-"""What the demo saw, and whether that is what was promised.
-
-`Facts` is collected while the demo runs; `summarize` turns it into a `Summary`, which is either without problems or says
-in sentences what was not as promised. Pure: no file is read, nothing is printed.
-"""
+"""What the demo saw: filled in while it runs, judged by `demo_promises`, told by `demo_summary`. Pure values."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
-from consistency_service.testbed.demo_region import Accepted
+from consistency_service.testbed.demo_region import Accepted, FindingSeen, RolloutSeen
 from consistency_service.testbed.edge_status import EdgeStatus, SwitchSeen, VersionTally
-from consistency_service.testbed.history import Verdict
+from consistency_service.testbed.history import Operation, Verdict
 
 MS: Final = 1_000_000
+
+
+class RolloutFacts(msgspec.Struct, kw_only=True):
+    """One rollout, as the demo followed it."""
+
+    rollout_id: str
+    version: str
+    stages: list[str]
+    """The share of each, as written."""
+    cohort: list[str]
+    """The edges of the first stage."""
+    seen: RolloutSeen | None = None
+    """What the region said last."""
+    finding: FindingSeen | None = None
+    """The last comparison of candidate and stable."""
+    decided: list[Accepted] = []
+    """Its activations in turn, the return among them."""
+    failed_at_ns: int | None = None
+    """When the demo saw that it had failed."""
+    exposed: int | None = None
+    """How many readings of the candidate the region knew of some time after the end."""
+
+    def change(self, decided: Accepted) -> str:
+        """The name of one of its activations among all changes."""
+        return f"{self.rollout_id} {decided.generation}"
 
 
 class Facts(msgspec.Struct, kw_only=True):
     """Filled in as the demo goes on."""
 
-    versions: tuple[str, str]
-    """The one before and the one after."""
+    versions: tuple[str, str] = ("", "")
+    """The one before and the one after, of this act."""
     predicted: dict[str, list[bool]] = {}
     """Version to: is it right about held-out image number i?"""
     statuses: dict[str, EdgeStatus] = {}
     """Edge to what it said last."""
-    accepted: Accepted | None = None
-    """The swap from the first version to the second."""
-    told_ns: int | None = None
-    """When the caller of the swap was told that it is effective."""
+    changes: dict[str, Accepted] = {}
+    """What all edges were to do at one instant, by name, in the order in which it was decided: `swap`, `return`,
+    `completion`, `rollback`, and each activation of a rollout."""
+    told_ns: dict[str, int] = {}
+    """When the caller of a change was told that it is effective."""
+    rollouts: dict[str, RolloutFacts] = {}
+    """`bad` and `good`."""
     killed: str | None = None
     statuses_at_kill: dict[str, EdgeStatus] = {}
+    statuses_after_kill: dict[str, EdgeStatus] = {}
+    """At the end of what was watched; until then the last statuses count."""
     commit_after_ms: float | None = None
     leader_after: str | None = None
     verdict: Verdict | None = None
+    served: dict[str, dict[str, int]] = {}
+    """By the recorded histories: version to edge to how often that edge read it."""
 
-    def switch(self, edge: str) -> SwitchSeen | None:
-        """How this edge came to serve the second version."""
-        status = self.statuses.get(edge)
-        if status is None or self.accepted is None:
+    def switch(self, change: str, edge: str) -> SwitchSeen | None:
+        """How this edge made the change."""
+        status, decided = self.statuses.get(edge), self.changes.get(change)
+        if status is None or decided is None:
             return None
-        found = [switch for switch in status.switches if switch.activation == self.accepted.activation]
-        return found[0] if found else None
+        return next((switch for switch in status.switches if switch.activation == decided.activation), None)
 
-    def switched(self, edge: str) -> bool:
-        """Whether this edge serves the second version, under the generation of the swap."""
-        status = self.statuses.get(edge)
-        if status is None or self.accepted is None:
-            return False
-        return (status.version, status.generation) == (self.versions[1], self.accepted.generation)
+    def made(self, change: str, edge: str) -> bool:
+        """Whether this edge has read the generation of the change."""
+        switch = self.switch(change, edge)
+        return switch is not None and switch.at_local_ns is not None
 
-    def spread_ms(self) -> float | None:
+    def seen_ns(self, change: str, edges: Iterable[str]) -> list[int]:
+        """When each of these edges that did first read the generation of the change."""
+        found = [self.switch(change, edge) for edge in edges]
+        return [switch.at_local_ns for switch in found if switch is not None and switch.at_local_ns is not None]
+
+    def spread_ms(self, change: str) -> float | None:
         """Between the first and the last computed instant; None before two edges have switched."""
-        late_ns = [switch.late_ns for edge in self.statuses if (switch := self.switch(edge)) is not None]
+        found = [self.switch(change, edge) for edge in self.statuses]
+        late_ns = [switch.late_ns for switch in found if switch is not None]
         return (max(late_ns) - min(late_ns)) / MS if len(late_ns) > 1 else None
 
+    def took_ms(self, change: str) -> float | None:
+        """From when the change was known to be decided until the last edge's first reading of it; None before."""
+        at_ns = self.seen_ns(change, self.statuses)
+        return (max(at_ns) - self.changes[change].at_ns) / MS if at_ns else None
+
+    def told_ms(self, change: str) -> float | None:
+        """From the same moment until its caller was told that it is effective."""
+        told_ns, decided = self.told_ns.get(change), self.changes.get(change)
+        return None if told_ns is None or decided is None else (told_ns - decided.at_ns) / MS
+
     def not_strong_since_kill(self, edge: str) -> int | None:
-        """Readings of this edge that were not strong, or failed, after the leader was killed; None before."""
-        before, now = self.statuses_at_kill.get(edge), self.statuses.get(edge)
-        if before is None or now is None:
+        """Readings of this edge that were not strong, or failed, while the leader's death was watched; None before."""
+        before = self.statuses_at_kill.get(edge)
+        after = self.statuses_after_kill.get(edge) or self.statuses.get(edge)
+        if before is None or after is None:
             return None
-        return now.not_strong_count + now.failed_reads - before.not_strong_count - before.failed_reads
+        return after.not_strong_count + after.failed_reads - before.not_strong_count - before.failed_reads
 
+    def noticed_ms(self, rollout: RolloutFacts) -> float | None:
+        """From the first reading of the candidate until the demo saw that the rollout had failed."""
+        began_ns = self._began_ns(rollout)
+        return None if began_ns is None or rollout.failed_at_ns is None else (rollout.failed_at_ns - began_ns) / MS
 
-class EdgeSummary(msgspec.Struct, frozen=True, kw_only=True):
-    edge_id: str
-    version: str | None
-    guarantee: str | None
-    switch_late_ms: float | None
-    switch_uncertainty_ms: float | None
-    accuracy: dict[str, float]
-    reads: dict[str, int]
-    not_strong_since_kill: int | None
-    failed_reads: int
-    wrong_reads: int
-    bare_read_ns_p50: float | None
+    def returned_ms(self, rollout: RolloutFacts) -> float | None:
+        """From the first reading of the candidate until the last edge's first reading after the return."""
+        began_ns, at_ns = self._began_ns(rollout), self.seen_ns("return", self.statuses)
+        return None if began_ns is None or rollout.failed_at_ns is None or not at_ns else (max(at_ns) - began_ns) / MS
 
+    def _began_ns(self, rollout: RolloutFacts) -> int | None:
+        first = rollout.decided[:1]
+        return min(self.seen_ns(rollout.change(first[0]), rollout.cohort), default=None) if first else None
 
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome. `problems` is empty exactly when everything was as promised."""
-
-    ok: bool
-    problems: list[str]
-    duration_s: float
-    swap_ms: float | None
-    """From when the activation was known to be decided until the last edge's first reading of the new version."""
-    told_ms: float | None
-    """From the same moment until its caller was told."""
-    spread_ms: float | None
-    uncertainty_ms: float | None
-    """The widest uncertainty of any edge's instant."""
-    accuracy: dict[str, float]
-    reads: dict[str, int]
-    bare_read_ns_p50: float | None
-    killed: str | None
-    leader_after: str | None
-    commit_after_ms: float | None
-    edges: list[EdgeSummary]
-    history: str
-    directory: str
-
-
-def summarize(
-    facts: Facts, *, edges: list[str], trouble: str | None, duration_s: float, directory: str, failover: bool
-) -> Summary:
-    """The outcome of what was seen. `trouble` is why the demo ended early, if it did;
-    without `failover` nobody was to be killed.
-    """
-    problems = [problem for edge in edges for problem in _problems_of(facts, edge)]
-    if facts.verdict is not None and not facts.verdict.ok:
-        problems.append(f"the history says: {facts.verdict.words()}")
-    missing = [problem for edge in edges for problem in _missing_of(facts, edge)]
-    if facts.verdict is None:
-        missing.append("no history was checked")
-    if failover and facts.commit_after_ms is None:
-        missing.append("no change was committed after the leader was killed")
-    problems = (
-        [*missing, *problems] if trouble is None else [trouble, *problems]
-    )  # what is missing then follows from it
-    statuses = list(facts.statuses.values())
-    switches = [switch for edge in edges if (switch := facts.switch(edge)) is not None]
-    first_ns = [switch.at_local_ns for switch in switches if switch.at_local_ns is not None]
-    accepted_ns = facts.accepted.at_ns if facts.accepted else None
-    costs = sorted(status.bare_read_ns_p50 for status in statuses if status.bare_read_ns_p50 is not None)
-    reads: Counter[str] = Counter()
-    for status in statuses:
-        reads.update(status.reads)
-    return Summary(
-        ok=not problems,
-        problems=problems,
-        duration_s=round(duration_s, 1),
-        swap_ms=_ms(max(first_ns) - accepted_ns) if first_ns and accepted_ns is not None else None,
-        told_ms=_ms(facts.told_ns - accepted_ns) if facts.told_ns is not None and accepted_ns is not None else None,
-        spread_ms=_rounded(facts.spread_ms()),
-        uncertainty_ms=_ms(max(switch.uncertainty_ns for switch in switches)) if switches else None,
-        accuracy=accuracies([status.versions for status in statuses]),
-        reads=dict(reads.most_common()),
-        bare_read_ns_p50=costs[len(costs) // 2] if costs else None,
-        killed=facts.killed,
-        leader_after=facts.leader_after,
-        commit_after_ms=_rounded(facts.commit_after_ms),
-        edges=[_edge_summary(facts, edge) for edge in edges if edge in facts.statuses],
-        history="not checked" if facts.verdict is None else facts.verdict.words(),
-        directory=directory,
-    )
+    def classified(self, version: str) -> dict[str, int]:
+        """Edge to how many images it says it classified with this version, if any."""
+        counts = {edge: status.versions.get(version) for edge, status in self.statuses.items()}
+        return {edge: tally.classified for edge, tally in counts.items() if tally is not None and tally.classified}
 
 
 def accuracies(tallies: list[dict[str, VersionTally]]) -> dict[str, float]:
@@ -163,39 +142,6 @@ def accuracies(tallies: list[dict[str, VersionTally]]) -> dict[str, float]:
     }
 
 
-def _missing_of(facts: Facts, edge: str) -> list[str]:
-    """What this edge did not do, but should have."""
-    status = facts.statuses.get(edge)
-    if status is None:
-        return [f"{edge} never said anything"]
-    if not facts.switched(edge):
-        return [f"{edge} did not make the switch: it serves {status.version or 'nothing'}"]
-    return []
-
-
-def _problems_of(facts: Facts, edge: str) -> list[str]:
-    """What this edge did, but should not have."""
-    status = facts.statuses.get(edge)
-    if status is None:
-        return []
-    problems = []
-    if status.wrong_reads:
-        problems.append(f"{edge} had {status.wrong_reads} wrong readings; the last: {status.last_wrong}")
-    if status.failed_reads:
-        problems.append(f"{edge} had {status.failed_reads} failed reads; the last: {status.last_error}")
-    if facts.not_strong_since_kill(edge):
-        problems.append(f"{edge} lost strong: {facts.not_strong_since_kill(edge)} readings since the kill were not")
-    for version, tally in status.versions.items():
-        expected = expected_correct(facts.predicted.get(version, []), classified=tally.classified)
-        if expected is None:
-            problems.append(f"{edge} classified with version {version}, which nobody pushed")
-        elif expected != tally.correct:
-            problems.append(
-                f"{edge}: version {version} got {tally.correct} of {tally.classified} images right, not {expected}"
-            )
-    return problems
-
-
 def expected_correct(predicted: list[bool], *, classified: int) -> int | None:
     """How many of so many images, taken in turn, a version gets right; None for a version that is not known."""
     if not predicted:
@@ -204,26 +150,10 @@ def expected_correct(predicted: list[bool], *, classified: int) -> int | None:
     return rounds * sum(predicted) + sum(predicted[:rest])
 
 
-def _edge_summary(facts: Facts, edge: str) -> EdgeSummary:
-    status, switch = facts.statuses[edge], facts.switch(edge)
-    return EdgeSummary(
-        edge_id=edge,
-        version=status.version,
-        guarantee=status.guarantee,
-        switch_late_ms=_ms(switch.late_ns) if switch else None,
-        switch_uncertainty_ms=_ms(switch.uncertainty_ns) if switch else None,
-        accuracy=accuracies([status.versions]),
-        reads=status.reads,
-        not_strong_since_kill=facts.not_strong_since_kill(edge),
-        failed_reads=status.failed_reads,
-        wrong_reads=status.wrong_reads,
-        bare_read_ns_p50=status.bare_read_ns_p50,
-    )
-
-
-def _ms(duration_ns: int) -> float:
-    return round(duration_ns / MS, 3)
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
+def served_by(operations: Iterable[Operation]) -> dict[str, dict[str, int]]:
+    """Version to process to how often it read that version, of what edges recorded."""
+    served: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for operation in operations:
+        if operation.op == "read" and operation.version is not None and operation.assignment is None:
+            served[operation.version][operation.process] += operation.reads
+    return {version: dict(counts) for version, counts in served.items()}

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import msgspec
 
 from consistency_service.testbed.edge_session import boottime_ns
 from consistency_service.testbed.errors import TestbedError
 from consistency_service.testbed.history import Operation
+from edge_client.protocol.models import Assignment
 
 ATTEMPT_S_MAX: Final = 40.0
 PAUSE_S: Final = 0.03
@@ -32,6 +34,82 @@ class Accepted:
     generation: int
     activation: int
     """Its revision."""
+
+
+class TransitionSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """One move of a rollout."""
+
+    step: int
+    revision: int
+    move: str
+    phase: str
+    stage: int
+    reason: str = ""
+    evidence: dict[str, Any] = {}
+
+
+class FindingSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """Candidate against stable, so far."""
+
+    result: str
+    value_candidate: float | None = None
+    value_stable: float | None = None
+    low: float | None = None
+    high: float | None = None
+    samples_candidate: int = 0
+    samples_stable: int = 0
+
+
+class ExposureSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """What the edges told the region about the candidate's work."""
+
+    readings: int
+    edges: int
+
+
+class LiveSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """What the region sees of the edges."""
+
+    ready_count: int = 0
+    waiting_count: int = 0
+    switched_count: int = 0
+    findings: list[FindingSeen] = []
+    exposure: dict[str, ExposureSeen] = {}
+    """By model."""
+
+
+class RolloutSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """A rollout as the region tells it; the fields are those of `GET /v1/rollouts/{id}`."""
+
+    rollout_id: str
+    phase: str
+    stage: int
+    active_stage: int | None
+    baked_ms: int
+    transitions: list[TransitionSeen]
+    live: LiveSeen | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.phase in {"aborted", "failed", "completed"}
+
+    @property
+    def exposed(self) -> int:
+        """How many readings of the candidate the region has been told of."""
+        return sum(one.readings for one in self.live.exposure.values()) if self.live is not None else 0
+
+    def last(self, move: str) -> TransitionSeen | None:
+        """The newest move of this kind."""
+        return next((transition for transition in reversed(self.transitions) if transition.move == move), None)
+
+
+class GenerationSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """One generation of a model: which version is for whom, and who decided that."""
+
+    generation: int
+    activation: int
+    assignment: Assignment
+    rollout_id: str = ""
 
 
 class RegionCalls:
@@ -98,17 +176,17 @@ class RegionCalls:
 
     def activate(self, model: str, *, version: str, on_accepted: Callable[[Accepted], None]) -> Operation:
         """The version is active for everybody; `on_accepted` was told when it was decided. The line for the history."""
+        return self._decide(f"/v1/models/{model}/activations", model, {"version": version}, on_accepted)
+
+    def roll_back(self, model: str, *, on_accepted: Callable[[Accepted], None]) -> Operation:
+        """What was active before is active again; otherwise as `activate`."""
+        return self._decide(f"/v1/models/{model}/rollback", model, None, on_accepted)
+
+    def _decide(self, path: str, model: str, body: Any, on_accepted: Callable[[Accepted], None]) -> Operation:
         key, invoked_ns = str(uuid.uuid4()), boottime_ns()
         answer: Any = None
         for wait in ("accepted", "effective"):
-            answer = self.call(
-                "POST",
-                f"/v1/models/{model}/activations",
-                what=f"activate {model} {version} (wait={wait})",
-                params={"wait": wait},
-                body={"version": version},
-                key=key,
-            )
+            answer = self.call("POST", path, what=f"{path} (wait={wait})", params={"wait": wait}, body=body, key=key)
             if wait == "accepted":
                 on_accepted(
                     Accepted(at_ns=boottime_ns(), generation=answer["generation"], activation=answer["activation"])
@@ -120,9 +198,31 @@ class RegionCalls:
             returned_ns=boottime_ns(),
             model=model,
             generation=answer["generation"],
-            version=version,
+            version=answer["version"],
             outcome="effective",
         )
+
+    def begin_rollout(self, rollout_id: str, *, model: str, version: str, strategy: Any, reason: str) -> None:
+        """The rollout is written down and begun."""
+        body = {
+            "rollout_id": rollout_id,
+            "models": {model: version},
+            "strategy": strategy,
+            "start": True,
+            "reason": reason,
+        }
+        self.call("POST", "/v1/rollouts", what=f"begin rollout {rollout_id}", body=body)
+
+    def rollout(self, rollout_id: str) -> RolloutSeen:
+        """How far it is."""
+        answer = self.call("GET", f"/v1/rollouts/{rollout_id}", what=f"look at rollout {rollout_id}")
+        return msgspec.convert(answer, RolloutSeen)
+
+    def generations(self, model: str, *, rollout_id: str) -> list[GenerationSeen]:
+        """What this rollout has decided so far, oldest first; the last may not be effective yet."""
+        answer = self.call("GET", f"/v1/models/{model}/history", what=f"ask for the history of {model}")
+        found = msgspec.convert(answer["items"], list[GenerationSeen])
+        return [generation for generation in reversed(found) if generation.rollout_id == rollout_id]
 
     def read_active(self, model: str) -> Operation:
         """A strong read through REST, answered by some node; the line for the history."""
@@ -138,6 +238,7 @@ class RegionCalls:
             guarantee="strong",
             version=answer["version"],
             bound_ns=0,
+            assignment=msgspec.convert(answer["assignment"], Assignment | None),
         )
 
     def leader(self) -> str:

@@ -17,7 +17,9 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from consistency_service.testbed.demo_facts import MS, Facts, Summary, accuracies
+from consistency_service.testbed.demo_facts import MS, Facts, RolloutFacts, accuracies
+from consistency_service.testbed.demo_promises import NOT_MEASURED, Promise
+from consistency_service.testbed.demo_summary import Summary
 from consistency_service.testbed.edge_status import EdgeStatus
 
 PLAIN_INTERVAL_S: Final = 2.0
@@ -79,8 +81,15 @@ class PlainView(View):
             return
         self._shown_s = self.elapsed_s
         self.say("; ".join(_plain(edge, status) for edge, status in facts.statuses.items()))
+        found = next(reversed(facts.rollouts.values()), None)
+        if found is not None and found.seen is not None and not found.seen.ended:
+            self.say("; ".join(rollout_text(found).plain.splitlines()))
 
     def conclude(self, summary: Summary) -> None:
+        for one in summary.promises:
+            kept = "as promised" if one.held else "NOT as promised"
+            act = "all acts" if one.about == "all" else f"act {one.about}"
+            self.say(f"{act}: {one.promise}: {one.value} ({one.limit}), {kept}")
         for line in sentences(summary):
             self.say(line)
 
@@ -93,6 +102,7 @@ class LiveView(View):
         self._console = console
         self._spinner = Spinner("dots", style="cyan")
         self._table: RenderableType | None = None
+        self._rollout: RenderableType | None = None
         self._over = False
         self._live = Live(console=console, refresh_per_second=10, get_renderable=self._frame)
 
@@ -112,15 +122,20 @@ class LiveView(View):
         self._spinner.update(text=Text(f"{text} …"))
 
     def show(self, facts: Facts) -> None:
+        found = next(reversed(facts.rollouts.values()), None)
         self._table = table_of(facts) if facts.statuses else None
+        self._rollout = None if found is None or found.seen is None else rollout_text(found)
 
     def conclude(self, summary: Summary) -> None:
         self._stop()
+        self._console.print(promises_table(summary.promises))
         title, style = ("As promised", "green") if summary.ok else ("NOT as promised", "bold red")
         self._console.print(Panel("\n".join(sentences(summary)), title=title, border_style=style, padding=(0, 1)))
 
     def _frame(self) -> RenderableType:
         parts: list[RenderableType] = [] if self._table is None else [Padding(self._table, (1, 0, 0, 0))]
+        if self._rollout is not None:
+            parts.append(Padding(self._rollout, (1, 0, 1, 0)))
         return Group(*parts, self._spinner) if not self._over else Group(*parts)
 
     def _stop(self) -> None:
@@ -164,31 +179,79 @@ def table_of(facts: Facts) -> Table:
     return table
 
 
+def promises_table(promises: list[Promise]) -> Table:
+    """What was promised, and what was measured."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("act", no_wrap=True)
+    table.add_column("promised")
+    table.add_column("limit", justify="right", no_wrap=True)
+    table.add_column("measured", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    told = ""
+    for one in promises:
+        mark = Text("✓", style="green") if one.held else Text("✗", style="bold red")
+        value = Text(one.value, style="" if one.held else "bold red")
+        table.add_row("" if one.about == told else one.about, one.promise, one.limit, value, mark)
+        told = one.about
+    return table
+
+
+def rollout_text(found: RolloutFacts) -> Text:
+    """Stages, candidate against stable, and the reason, as far as it has come."""
+    seen, text = found.seen, Text()
+    if seen is None:
+        return text
+    text.append(f"rollout {found.rollout_id}   ", style="bold")
+    failed = seen.last("fail")
+    for number, share in enumerate(found.stages):
+        reached = seen.active_stage is not None and number <= seen.active_stage
+        if failed is not None and number == failed.stage:
+            mark, style = "✗", "bold red"
+        elif seen.phase == "completed" or (seen.active_stage is not None and number < seen.active_stage):
+            mark, style = "✓", "green"
+        else:
+            mark, style = ("▶", "bold cyan") if reached and failed is None else ("·", "dim")
+        text.append(f"{mark} {share}   ", style=style)
+    baked = f" {seen.baked_ms / 1e3:.0f} s" if seen.phase == "baking" else ""
+    text.append(
+        f"{seen.phase}{baked}", style="bold red" if failed else "bold green" if seen.phase == "completed" else ""
+    )
+    if seen.live is not None and seen.phase == "prefetching":
+        text.append(f", {seen.live.ready_count} ready, {seen.live.waiting_count} not yet")
+    finding = found.finding
+    if finding is not None and finding.value_candidate is not None and finding.value_stable is not None:
+        text.append(
+            f"\nerror rate: candidate {100 * finding.value_candidate:.1f} % of {finding.samples_candidate:,}, "
+            f"stable {100 * finding.value_stable:.1f} % of {finding.samples_stable:,}: {finding.result}"
+        )
+    if failed is not None:
+        text.append(f"\n{failed.reason}", style="red")
+    return text
+
+
 def sentences(summary: Summary) -> list[str]:
-    """The outcome for people."""
+    """The outcome for people, beside the promises."""
     lines = []
-    if summary.swap_ms is not None and summary.accuracy:
-        steps = " → ".join(f"{version}: {100 * share:.1f} %" for version, share in summary.accuracy.items())
-        spread = "unknown" if summary.spread_ms is None else f"{summary.spread_ms:.2f} ms"
-        lines.append(
-            f"swap: {summary.swap_ms:,.0f} ms from accepted to the last edge; spread of the instants {spread} "
-            f"(known to ± {(summary.uncertainty_ms or 0) / 2:.2f} ms)"
-        )
-        lines.append(f"accuracy on held-out images: {steps}")
+    if summary.accuracy:
+        steps = ", ".join(f"{version}: {100 * share:.1f} %" for version, share in summary.accuracy.items())
+        lines.append(f"right on images never seen: {steps}")
+    for one in summary.rollouts:
+        total, edges = sum(one.classified.values()), list(one.classified)
+        who = edges[0] if len(edges) == 1 else f"{len(edges)} edges"
+        why = "" if one.phase == "completed" else f" ({one.reason})"
+        lines.append(f"{one.version} {one.phase}{why} after {total:,} classifications by {who}")
     if summary.commit_after_ms is not None:
-        losers = [edge.edge_id for edge in summary.edges if edge.not_strong_since_kill]
-        kept = f"{', '.join(losers)} lost strong" if losers else "no edge lost strong"
-        lines.append(
-            f"failover: {summary.killed} killed, {summary.leader_after or 'another'} leads; "
-            f"the next change was committed after {summary.commit_after_ms:,.0f} ms; {kept}"
-        )
+        lines.append(f"{summary.killed} was killed, {summary.leader_after or 'another'} took over")
     reads = ", ".join(f"{count:,} {guarantee}" for guarantee, count in summary.reads.items()) or "none"
-    wrong = sum(edge.wrong_reads for edge in summary.edges)
-    failed = sum(edge.failed_reads for edge in summary.edges)
     cost = "" if summary.bare_read_ns_p50 is None else f"; a bare read costs {summary.bare_read_ns_p50:.0f} ns"
-    lines.append(f"reads: {reads}; {wrong} wrong, {failed} failed{cost}")
+    lines.append(f"reads: {reads}{cost}")
     lines.append(f"history: {summary.history}")
     lines += [f"problem: {problem}" for problem in summary.problems]
+    lines += [
+        f"not held: {one.promise}: {one.value} ({one.limit})"
+        for one in summary.promises
+        if not one.held and not (summary.problems and one.value == NOT_MEASURED)  # then the problems say why
+    ]
     verdict = (
         "everything was as promised" if summary.ok else f"not as promised; logs and histories: {summary.directory}"
     )
@@ -197,16 +260,21 @@ def sentences(summary: Summary) -> list[str]:
 
 
 def _caption(facts: Facts) -> str:
-    parts = (
-        ["switched at: this edge's computed instant, after the activation's own"] if facts.accepted is not None else []
-    )
-    if (spread_ms := facts.spread_ms()) is not None:
-        parts.append(f"spread between the edges' instants: {spread_ms:.2f} ms")
-    if facts.killed is not None:
+    parts = []
+    if facts.changes:
+        parts.append("switched at: this edge's computed instant, after the newest change's own")
+        if (spread_ms := facts.spread_ms(_newest(facts))) is not None:
+            parts.append(f"spread between the edges' instants: {spread_ms:.2f} ms")
+    if facts.killed is not None and not facts.rollouts:
         parts.append(f"lost: readings that were not strong, since {facts.killed}, the leader, was killed")
-    if facts.commit_after_ms is not None:
-        parts.append(f"commits resumed {facts.commit_after_ms:,.0f} ms after the kill")
+        if facts.commit_after_ms is not None:
+            parts.append(f"commits resumed {facts.commit_after_ms:,.0f} ms after the kill")
     return "\n".join(parts)
+
+
+def _newest(facts: Facts) -> str:
+    """The change that was decided last."""
+    return max(facts.changes, key=lambda name: facts.changes[name].generation)
 
 
 def _guarantee(status: EdgeStatus) -> str:
@@ -224,12 +292,12 @@ def _accuracy(status: EdgeStatus, version: str) -> str:
 
 
 def _switched(facts: Facts, edge: str) -> str:
-    switch = facts.switch(edge)
+    switch = facts.switch(_newest(facts), edge) if facts.changes else None
     return "" if switch is None else f"+{switch.late_ns / MS:.2f} ± {switch.uncertainty_ns / 2 / MS:.2f} ms"
 
 
 def _worth(facts: Facts, edge: str) -> Text:
-    lost = facts.not_strong_since_kill(edge)
+    lost = None if facts.rollouts else facts.not_strong_since_kill(edge)
     if lost is None:
         status = facts.statuses[edge]
         return Text(f"{100 * status.reads.get('strong', 0) / status.read_count:.2f} %" if status.read_count else "")

@@ -1,9 +1,9 @@
-"""Two real models for the demo: a digit classifier that learnt too little, and one that learnt enough.
+"""Four real models for the demo: digit classifiers that learnt too little, enough, from corrupted labels, and a bit better.
 
-Trained on the handwritten digits that come with scikit-learn, seeded, in about a second, and written as ONNX graphs put
-together by hand: both are a few matrix products and an arg-max, which `onnx.helper` says in fewer lines than a converter
-takes to configure. Both take float32 `[N, 64]` named `images` (pixels 0 to 16) and give int64 `[N]` named `labels`; both
-are judged by the same held-out images, which neither has seen.
+Trained on the handwritten digits that come with scikit-learn, seeded, in a few seconds, and written as ONNX graphs put
+together by hand: all are a few matrix products and an arg-max, which `onnx.helper` says in fewer lines than a converter
+takes to configure. All take float32 `[N, 64]` named `images` (pixels 0 to 16) and give int64 `[N]` named `labels`; all
+are judged by the same held-out images, which none has seen.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 MODEL: Final = "digits"
 WEAK_VERSION: Final = "1.0.0"
 STRONG_VERSION: Final = "2.0.0"
+CORRUPTED_VERSION: Final = "3.0.0"
+BETTER_VERSION: Final = "4.0.0"
+CORRUPTED_SHARE: Final = 0.4
+"""Of the labels that the third version learnt from: each of these was one digit too high."""
 INPUT_NAME: Final = "images"
 OUTPUT_NAME: Final = "labels"
 
@@ -51,15 +56,21 @@ class DigitModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Digits:
-    """Both versions, and where the held-out images are (`images` float32 `[N, 64]`, `labels` int64 `[N]`)."""
+    """All versions, and where the held-out images are (`images` float32 `[N, 64]`, `labels` int64 `[N]`)."""
 
     weak: DigitModel
     strong: DigitModel
+    corrupted: DigitModel
+    better: DigitModel
     held_out: Path
+
+    @property
+    def models(self) -> tuple[DigitModel, ...]:
+        return self.weak, self.strong, self.corrupted, self.better
 
 
 def make_digits(directory: Path) -> Digits:
-    """Both models and the held-out images are in `directory`, trained now unless whole files of this recipe are there.
+    """All models and the held-out images are in `directory`, trained now unless whole files of this recipe are there.
 
     Raises `TestbedError` if the `demo` extra is not installed or the directory cannot be written.
     """
@@ -118,9 +129,11 @@ def _recipe() -> str:
 def _train(directory: Path, *, recipe: str) -> None:
     import numpy as np
     from sklearn.datasets import load_digits
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
     from sklearn.neural_network import MLPClassifier
+    from threadpoolctl import threadpool_limits
 
     bundle = load_digits()
     images, held_images, labels, held_labels = train_test_split(
@@ -131,15 +144,31 @@ def _train(directory: Path, *, recipe: str) -> None:
         stratify=bundle.target,
     )
     scaled = images / np.float32(_PIXEL_MAX)
-    weak = LogisticRegression(max_iter=500).fit(scaled[:_WEAK_SAMPLE_COUNT], labels[:_WEAK_SAMPLE_COUNT])
-    strong = MLPClassifier((_HIDDEN_COUNT,), random_state=_SEED, max_iter=400, alpha=1e-3, learning_rate_init=3e-3).fit(
-        scaled, labels
-    )
-    assert list(weak.classes_) == list(strong.classes_) == list(range(10))  # the arg-max is the label
-    graphs = {
-        WEAK_VERSION: _graph([(weak.coef_.T, weak.intercept_)]),
-        STRONG_VERSION: _graph(list(zip(strong.coefs_, strong.intercepts_, strict=True))),
+    wrong = np.random.default_rng(_SEED).random(len(labels)) < CORRUPTED_SHARE
+    corrupted_labels = np.where(wrong, (labels + 1) % 10, labels)
+    strong = {"random_state": _SEED, "max_iter": 400, "alpha": 1e-3, "learning_rate_init": 3e-3}
+    better = {"random_state": 2, "max_iter": 60, "alpha": 1e-2, "learning_rate_init": 5e-3}
+    recipes = {
+        WEAK_VERSION: (LogisticRegression(max_iter=500), slice(_WEAK_SAMPLE_COUNT), labels),
+        STRONG_VERSION: (MLPClassifier((_HIDDEN_COUNT,), **strong), slice(None), labels),
+        CORRUPTED_VERSION: (
+            MLPClassifier((_HIDDEN_COUNT,), **strong | {"max_iter": 60}),
+            slice(None),
+            corrupted_labels,
+        ),
+        BETTER_VERSION: (MLPClassifier((_HIDDEN_COUNT,), **better), slice(None), labels),
     }
+    graphs = {}
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # stopped early on purpose
+        for version, (model, part, truth) in recipes.items():
+            model.fit(scaled[part], truth[part])
+            assert list(model.classes_) == list(range(10))  # the arg-max is the label
+            if version == WEAK_VERSION:
+                layers = [(model.coef_.T, model.intercept_)]
+            else:
+                layers = list(zip(model.coefs_, model.intercepts_, strict=True))
+            graphs[version] = _graph(layers)
     models = {}
     for version, content in graphs.items():
         name = f"digits-{version}.onnx"
@@ -198,7 +227,13 @@ def _read_manifest(directory: Path, *, recipe: str) -> Digits | None:
             models[version] = DigitModel(
                 version=version, path=path, digest=entry["digest"], accuracy=float(entry["accuracy"])
             )
-        return Digits(weak=models[WEAK_VERSION], strong=models[STRONG_VERSION], held_out=directory / _HELD_OUT)
+        return Digits(
+            weak=models[WEAK_VERSION],
+            strong=models[STRONG_VERSION],
+            corrupted=models[CORRUPTED_VERSION],
+            better=models[BETTER_VERSION],
+            held_out=directory / _HELD_OUT,
+        )
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -61,7 +61,7 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     history_file: str | None = None
     """Where to write a history; `{edge_id}` in it stands for the id of each edge."""
     workload: Literal["classify", "read", "none"] = "read"
-    """`classify` uses every reading for one held-out image; `none` leaves reading to nobody."""
+    """`classify` uses every reading for one held-out image, and reports what came of it; `none` leaves reading to nobody."""
     held_out: str | None = None
     """The held-out images, for `classify`."""
     manifest: str | None = None
@@ -132,7 +132,9 @@ class Edge:
         recorder = None
         if self._settings.history_file is not None:
             write = self._history(self._settings.history_file.replace("{edge_id}", edge_id)).write
-            recorder = Recorder(process=edge_id, model=model, write=write)
+            recorder = Recorder(
+                process=edge_id, model=model, write=write, site=self._settings.site, labels=self._settings.labels
+            )
         loop = ReadLoop(
             edge_id=edge_id,
             model=model,

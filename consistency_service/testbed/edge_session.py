@@ -100,10 +100,10 @@ class HeldOut:
     def __init__(self, path: Path) -> None:
         self._images, self._labels = load_held_out(path)
 
-    def is_right(self, value: Carried, *, number: int) -> bool:
-        """Whether the model gives image `number` (from the first again after the last) its true label."""
+    def classify(self, value: Carried, *, number: int) -> tuple[int, int]:
+        """The label that the model gives image `number` (from the first again after the last), and the true one."""
         place = number % len(self._labels)
-        return bool(classify(value.thing, self._images[place : place + 1])[0] == self._labels[place])
+        return int(classify(value.thing, self._images[place : place + 1])[0]), int(self._labels[place])
 
 
 def digests_of(manifest: Path) -> dict[str, str]:
@@ -148,11 +148,19 @@ class ReadLoop:
             with self._readable.read() as reading:
                 self._took(reading, invoked_ns=invoked_ns, returned_ns=boottime_ns())
                 if self._held_out is not None:
-                    tally = self.session.versions.setdefault(reading.version, VersionTally())
-                    tally.correct += self._held_out.is_right(reading.value, number=tally.classified)
-                    tally.classified += 1
+                    self._use(reading, self._held_out)
         except EdgeError as error:
             self._failed(error, invoked_ns=invoked_ns)
+
+    def _use(self, reading: Reading, held_out: HeldOut) -> None:
+        """One image was classified, and the region is told how that went."""
+        tally = self.session.versions.setdefault(reading.version, VersionTally())
+        begun_ns = time.perf_counter_ns()
+        label, truth = held_out.classify(reading.value, number=tally.classified)
+        latency_ms = (time.perf_counter_ns() - begun_ns) / 1e6
+        tally.correct += label == truth
+        tally.classified += 1
+        reading.report(ok=label == truth, latency_ms=latency_ms, label=str(label))
 
     def burst(self) -> None:
         """Measure what a bare `read()` costs, if it can be read at all."""

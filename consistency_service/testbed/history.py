@@ -24,6 +24,7 @@ from typing import Final, Literal
 import msgspec
 
 from consistency_service.testbed.errors import TestbedError
+from edge_client.protocol.models import Assignment
 
 VIOLATIONS_KEPT: Final = 20
 LINE_BYTES_MAX: Final = 4_096
@@ -43,6 +44,10 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     bound_ns: int | None = None
     outcome: Literal["ok", "failed", "effective", "accepted", "unknown", "refused"] = "ok"
     reads: int = 1
+    assignment: Assignment | None = None
+    """Which version is for whom: what was activated, or what a caller, who is no edge, read."""
+    site: str = ""
+    labels: dict[str, str] = {}
 
     @property
     def strong(self) -> bool:
@@ -229,9 +234,21 @@ def _unexplained(reads: list[Operation], activations: list[Operation]) -> Iterat
         elif read.returned_ns < activation_of.invoked_ns:
             text = f"{_name(read)} before {_name(activation_of)} was asked for"
             yield Violation(kind=Kind.READ_BEFORE_ACTIVATION, text=text, read=read, proof=activation_of)
-        elif activation_of.version is not None and read.version not in (None, activation_of.version):
-            text = f"{_name(read)} with version {read.version}, but it is {activation_of.version}"
-            yield Violation(kind=Kind.VERSION_WRONG, text=text, read=read, proof=activation_of)
+        elif (wrong := _wrong(read, activation_of)) is not None:
+            yield Violation(kind=Kind.VERSION_WRONG, text=f"{_name(read)} {wrong}", read=read, proof=activation_of)
+
+
+def _wrong(read: Operation, activation: Operation) -> str | None:
+    """What is wrong with the version that was read, by the activation of its generation; None: nothing is."""
+    assignment = activation.assignment
+    if assignment is None:
+        if activation.version is None:
+            return None
+        assignment = Assignment(stable=activation.version)
+    if read.assignment is not None:
+        return None if read.assignment == assignment else f"as {read.assignment}, but it is {assignment}"
+    expected = assignment.version_for(edge_id=read.process, site=read.site, labels=read.labels)
+    return None if read.version in (None, expected) else f"with version {read.version}, but it is {expected} there"
 
 
 def _require_order(operations: list[Operation]) -> None:

@@ -21,7 +21,7 @@ later leaves a history that is whole up to then.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -38,12 +38,20 @@ class Recorder:
     """Of one model at one process, which reads it one at a time. After `lines_max` lines it says so and stops."""
 
     def __init__(
-        self, *, process: str, model: str, write: Callable[[bytes], object], lines_max: int = LINES_MAX
+        self,
+        *,
+        process: str,
+        model: str,
+        write: Callable[[bytes], object],
+        lines_max: int = LINES_MAX,
+        site: str = "",
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         self._process = process
         self._model = model
         self._write = write
         self._lines_left = lines_max
+        self._place = ({"site": site} if site else {}) | ({"labels": dict(labels)} if labels else {})
         self._answer: tuple[int | None, str | None, str | None] | None = None
         self._first: _Read = (0, 0, None)
         self._sharpest: _Read = self._first
@@ -98,6 +106,7 @@ class Recorder:
             "bound_ns": read[2],
             "outcome": "failed" if guarantee is None else "ok",
             "reads": count,
+            **self._place,
         }
         if self._lines_left > 0:
             self._write(msgspec.json.encode(line) + b"\n")

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from consistency_service.testbed.history import check, read_files
 
@@ -57,24 +58,50 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(270)
 @pytest.mark.slow
-def test_running_edges_move_to_a_better_model_at_one_instant_and_survive_the_leader(tmp_path):
+def test_three_acts_keep_every_promise_within_four_minutes(tmp_path):
     with demo(tmp_path) as process:
-        out, lines = process.communicate(timeout=125)
+        out, lines = process.communicate(timeout=260)
     summary = json.loads(out)
 
     assert (0, []) == (process.returncode, summary["problems"]), lines
-    assert [f"edge-{number}" for number in range(1, 6)] == [edge["edge_id"] for edge in summary["edges"]]
+    assert 20 == len(summary["promises"]) and all(promise["held"] for promise in summary["promises"])
+    assert summary["duration_s"] < 240
+    edges = [f"edge-{number}" for number in range(1, 6)]
+    assert edges == [edge["edge_id"] for edge in summary["edges"]]
     assert all(edge["version"] == "2.0.0" and edge["not_strong_since_kill"] == 0 for edge in summary["edges"])
+
+    # Act 1: a better model at one instant, and a dead leader.
     assert summary["accuracy"]["1.0.0"] < 0.9 and summary["accuracy"]["2.0.0"] > 0.97
     assert summary["spread_ms"] < 50 and 1_500 < summary["swap_ms"] < 4_000
     assert summary["commit_after_ms"] < 5_000
-    assert summary["duration_s"] < 120
 
-    verdict = check(read_files(tmp_path.glob("run-*/history/*.jsonl")))
-    assert verdict.ok and 6 == verdict.process_count
+    # Act 2: a bad version on a fifth of the edges, found out and taken back.
+    bad, good = summary["rollouts"]
+    assert ("3.0.0", "failed", ["edge-2"]) == (bad["version"], bad["phase"], bad["cohort"])
+    assert summary["accuracy"]["3.0.0"] < 0.85 and "error rate" in bad["reason"]
+    assert ["edge-2"] == list(bad["classified"]) and bad["exposed"] == bad["classified"]["edge-2"] > 50
+    assert bad["noticed_ms"] < bad["returned_ms"] < 15_000
+
+    # Act 3: a good one for everybody, and back again.
+    assert ("4.0.0", "completed", ["edge-5"]) == (good["version"], good["phase"], good["cohort"])
+    assert edges == sorted(good["classified"])
+    assert 1_500 < summary["rollback_ms"] < 4_000
+
+    operations = read_files(tmp_path.glob("run-*/history/*.jsonl"))
+    verdict = check(operations)
+    assert verdict.ok and 8 == verdict.process_count and 8 == verdict.activation_count
     assert sum(summary["reads"].values()) <= verdict.read_count  # and what the demo itself read through REST
+
+    # The same history with 3.0.0 assigned to nobody would not pass.
+    lie = [
+        replace(one, assignment=replace(one.assignment, share_bp=0))
+        if one.op == "activate" and one.assignment is not None and one.assignment.candidate == "3.0.0"
+        else one
+        for one in operations
+    ]
+    assert "version_wrong" in check(lie).violation_count
 
 
 @pytest.mark.timeout(90)

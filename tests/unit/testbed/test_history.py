@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from consistency_service.testbed.history import HistoryError, Kind, Operation, check, main, parse, read_files
 from consistency_service.testbed.recorder import Recorder, line_of
+from edge_client.protocol.bucketing import CohortSelector, bucket_of
+from edge_client.protocol.models import Assignment
 
 MS = 1_000_000
 
@@ -71,6 +73,30 @@ def test_a_strong_read_after_the_caller_was_told_must_see_it():
     assert [Kind.COMPLETION_NOT_SEEN] == kinds(FIRST, SECOND, read("a", 201, 1))
     assert [] == kinds(FIRST, SECOND, read("a", 200, 1))
     assert [] == kinds(FIRST, activation(100, 2, returned=200, outcome="accepted"), read("a", 250, 1))
+
+
+def test_with_a_candidate_each_edge_must_read_what_the_assignment_has_for_it():
+    """Of the edges at the site, `a` falls into the share under this salt and `b` does not."""
+    assignment = Assignment(
+        stable="1.0.0", candidate="2.0.0", share_bp=5_000, salt="s", cohort=CohortSelector(sites=("north",))
+    )
+    trial = msgspec.structs.replace(activation(100, 2), version=None, assignment=assignment, outcome="accepted")
+    assert [True, False] == [bucket_of(edge, salt="s") < 5_000 for edge in "ab"]
+
+    def reads(process, version, **more):
+        return kinds(FIRST, trial, msgspec.structs.replace(read(process, 150, 2, version=version), **more))
+
+    assert [] == reads("a", "2.0.0", site="north")
+    assert [Kind.VERSION_WRONG] == reads("a", "1.0.0", site="north")
+    assert [] == reads("b", "1.0.0", site="north")
+    assert [Kind.VERSION_WRONG] == reads("b", "2.0.0", site="north")
+    assert [] == reads("a", "1.0.0", site="south")
+    assert [Kind.VERSION_WRONG] == reads("a", "2.0.0", site="south")
+
+    other = msgspec.structs.replace(assignment, share_bp=6_000)
+    assert [] == reads("caller", "1.0.0", assignment=assignment)
+    assert [Kind.VERSION_WRONG] == reads("caller", "1.0.0", assignment=other)
+    assert [Kind.VERSION_WRONG] == kinds(FIRST, msgspec.structs.replace(read("caller", 50, 1), assignment=other))
 
 
 @pytest.mark.parametrize("guarantee", ["bounded", "fallback"])
