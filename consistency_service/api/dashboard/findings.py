@@ -35,7 +35,7 @@ class FindingCard:
     verdict: str
     says: str
     values: Scale | None
-    """Candidate and stable; None: the check compares no values."""
+    """Candidate and stable; None: the check compares no two values."""
     decides: Scale | None
     """By how much the candidate is worse, beside the limit; None: nothing is known yet."""
     bars: tuple[Bar, ...]
@@ -113,19 +113,27 @@ def _card(model: str, finding: Finding, *, labels: tuple[tuple[str, int, int], .
     check = finding.check
     unit = _unit(check)
     limit = None if check.metric is Metric.EXTERNAL else limit_of(check)
-    sides = [Value(name="candidate", value=finding.value_candidate, samples=finding.samples_candidate)]
-    if check.bound is None and check.metric is not Metric.EXTERNAL:
-        sides.insert(0, Value(name="stable", value=finding.value_stable, samples=finding.samples_stable))
-    seen = finding.difference if check.bound is None else finding.value_candidate
-    word = "worse by" if check.bound is None else "candidate"
-    decides = Value(name=word, value=seen, low=finding.low, high=finding.high, interval=True)
-    compared: Unit = "ratio" if check.metric is Metric.LATENCY and check.bound is None else unit
+    bounded = check.bound is not None
+    sides = [
+        Value(name="stable", value=finding.value_stable, samples=finding.samples_stable),
+        Value(name="candidate", value=finding.value_candidate, samples=finding.samples_candidate),
+    ]
+    seen = finding.value_candidate if bounded else finding.difference
+    decides = Value(
+        name="candidate" if bounded else "worse by",
+        value=seen,
+        samples=finding.samples_candidate if bounded else 0,
+        low=finding.low,
+        high=finding.high,
+        interval=True,
+    )
+    compared: Unit = "ratio" if check.metric is Metric.LATENCY and not bounded else unit
     return FindingCard(
         model=clip(model),
         metric=words_of(check),
         verdict=str(finding.result),
         says=clip(finding.reason, 300),
-        values=None if finding.value_candidate is None else scale_of(sides, limit=None, unit=unit),
+        values=None if bounded or finding.value_candidate is None else scale_of(sides, limit=None, unit=unit),
         decides=None if seen is None else scale_of([decides], limit=limit, unit=compared),
         bars=distribution(labels),
     )
