@@ -166,7 +166,7 @@ class Reading:
         )
 
 
-Observe = Callable[[Reading, bool | None, float | None, float | None, str | None], None]
+Observe = Callable[[Reading, bool | None, float | None, float | None, str | None], object]
 """Takes what an application reports of a reading: `ok`, `latency_ms`, `score`, `label`."""
 
 

@@ -46,9 +46,11 @@ class Served:
     """One node, its API, and a caller of it."""
 
     node: Node
-    app: FastAPI
+    app: Any
+    """Its `FastAPI`; None where the caller's node is another one."""
     http: httpx.AsyncClient
-    store: FakeArtifactStore
+    store: Any
+    """Its artifact store, a fake where nothing is said."""
 
     async def put_version(self, model: str, version: str, *, content: bytes = b"weights") -> str:
         """A version of `model` whose bytes are `content` and its name."""

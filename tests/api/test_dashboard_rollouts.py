@@ -63,7 +63,9 @@ def rollout(phase: Phase = Phase.BAKING, **more) -> Rollout:
 def finding(check: Check, result: Result, *, labels=None, **numbers) -> FindingShown:
     found = Finding(check=check, result=result, reason=EVIL, **numbers)
     judged = Judged(result=result, findings=(ModelFinding(model="m", finding=found, labels=labels or {}),), reason="")
-    return rollout_shown(rollout(), live=replace(NOTHING, judged=judged)).live.findings[0]
+    live = rollout_shown(rollout(), live=replace(NOTHING, judged=judged)).live
+    assert live is not None
+    return live.findings[0]
 
 
 NOTHING = Live(

@@ -52,7 +52,7 @@ async def test_what_is_reported_of_a_reading_is_in_the_totals_within_two_seconds
             first.report(ok=True)
             await eventually(lambda: totals.total("m", "2.0.0", 2) is not None, within_s=2)
             first.report(ok=True)
-        await eventually(lambda: totals.total("m", "1.0.0", 1).observations.count == 102)
+        await eventually(lambda: (t := totals.total("m", "1.0.0", 1)) is not None and t.observations.count == 102)
 
         one, two = totals.totals("m")
         assert (one.observations.judged_count, one.observations.failed_count, one.edge_count) == (102, 10, 1)

@@ -35,9 +35,9 @@ class Edges:
     def report(self, edge_id: str) -> None:
         state = self.served.node.metadata.state
         models, observations = [], []
+        site = "north" if int(edge_id[1:]) % 2 else "south"
         for name in self.models:
             model = state.models[name]
-            site = "north" if int(edge_id[1:]) % 2 else "south"
             version = None
             if model.assignment:
                 version = model.assignment.version_for(edge_id=edge_id, site=site, labels={})
@@ -108,7 +108,7 @@ async def begin(served: Served, strategy: dict[str, Any] = FAST, **more: Any) ->
 async def shown(served: Served, rollout_id: str, query: str = "") -> dict[str, Any]:
     response = await served.http.get(f"/v1/rollouts/{rollout_id}{query}")
     assert 200 == response.status_code, response.text
-    return response.json()
+    return dict(response.json())
 
 
 async def until(served: Served, rollout_id: str, *phases: str, within_s: float = 15) -> dict[str, Any]:
@@ -158,6 +158,7 @@ async def test_live_tells_who_is_ready_who_switched_and_who_lags_behind(served: 
     async with edges.reporting():
         await begin(served, strategy, rollout_id="r-one")
         await until(served, "r-one", "waiting")
+        live: dict[str, Any] = {}
         for _ in range(100):
             live = (await shown(served, "r-one"))["live"]
             if live["switched_count"] == len(first):

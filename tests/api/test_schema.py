@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from consistency_service.api.server import serve
@@ -69,7 +70,7 @@ def test_answers_are_as_described(base_url: str):
     schema = schemathesis.openapi.from_url(f"{base_url}/openapi.json")
     wrong: dict[str, str] = {}
     calls: set[str] = set()
-    for operation in (found.ok() for found in schema.get_all_operations()):
+    for operation in [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]:
         if operation.path in STREAMS:
             continue
         calls.add(operation.label)

@@ -256,7 +256,7 @@ async def test_an_external_check_fails_a_stage(calling: Served, receiver: Receiv
 
 async def test_calls_are_small_and_go_nowhere_else(receiver: Receiver):
     web = HttpWebCaller()
-    small = {"body": b"{}", "headers": {}, "timeout_ms": 2_000, "answer_bytes_max": 100}
+    small: dict[str, Any] = {"body": b"{}", "headers": {}, "timeout_ms": 2_000, "answer_bytes_max": 100}
     try:
         away = await web.post(receiver.url + "/away", **small)
         long = await web.post(receiver.url + "/long", **small)

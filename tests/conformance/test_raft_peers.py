@@ -370,7 +370,7 @@ async def test_a_removed_node_is_told_whether_it_was_there_or_not(cluster, name,
         await asyncio.sleep(0.1)
 
     def standing() -> str:
-        return cluster.seats[name].log.status().standing
+        return str(cluster.seats[name].log.status().standing)
 
     outcome = await leader.log.change_membership(RemoveMember(node_id=name), timeout_ms=5_000)
     assert isinstance(outcome, Committed)

@@ -42,7 +42,7 @@ def rollout(bed: Bed, name: str) -> dict[str, Any]:
 
 
 def until(bed: Bed, name: str, *phases: str) -> dict[str, Any]:
-    return eventually(lambda: (one := rollout(bed, name))["phase"] in phases and one, within_s=60)
+    return eventually(lambda: one if (one := rollout(bed, name))["phase"] in phases else None, within_s=60)
 
 
 def moves(one: dict[str, Any]) -> list[str]:

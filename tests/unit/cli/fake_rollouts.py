@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 AT = 1_795_333_334_000
-COHORT = {"sites": [], "labels": {}}
+COHORT: dict[str, Any] = {"sites": [], "labels": {}}
 
 
 def assignment(version: str) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def move(step: int, name: str, phase: str, stage: int = 0, *, author: str = "", 
 
 def live(**more: Any) -> dict[str, Any]:
     counts = {"ready_count": 0, "waiting_count": 0, "failed_count": 0, "switched_count": 0, "straggler_count": 0}
-    named = {"ready": [], "waiting": [], "failed": {}, "stragglers": {}, "findings": [], "exposure": {}}
+    named: dict[str, Any] = {"ready": [], "waiting": [], "failed": {}, "stragglers": {}, "findings": [], "exposure": {}}
     return counts | named | {"analysis": None, "analysis_reason": ""} | more
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from consistency_service.cli import rollout_watch
+from consistency_service.cli.client import Client
 from consistency_service.cli.commands import app
 from consistency_service.cli.rollout_find import complete_pair
 from consistency_service.cli.session import Shared
@@ -485,10 +488,7 @@ def test_a_rollback_says_that_it_aborts_and_who_went_along(ccs, region):
 def test_the_shell_offers_models_and_versions_in_turn(monkeypatch, region):
     from consistency_service.cli import arguments, rollout_find
 
-    class Context:
-        params = {"what": ["digits"]}
-
-    real = rollout_find.Client
+    real = Client
 
     def client(urls, **given):
         return real(urls, transport=region.transport, **given)
@@ -496,8 +496,9 @@ def test_the_shell_offers_models_and_versions_in_turn(monkeypatch, region):
     monkeypatch.setattr(rollout_find, "Client", client)
     monkeypatch.setattr(arguments, "Client", client)
 
-    assert ["2.0.0"] == complete_pair(Context(), "2")
-    Context.params = {"what": None}
-    assert ["digits"] == complete_pair(Context(), "d")
+    context: Any = SimpleNamespace(params={"what": ["digits"]})
+    assert ["2.0.0"] == complete_pair(context, "2")
+    context.params = {"what": None}
+    assert ["digits"] == complete_pair(context, "d")
     region.interfere = lambda _request: problem(503, "no_leader", "no")
-    assert [] == complete_pair(Context(), "d")
+    assert [] == complete_pair(context, "d")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from textwrap import dedent
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -55,8 +56,8 @@ def test_edges_get_ready():
 
 
 def test_a_stage_bakes_and_is_compared():
-    rates = {"value_candidate": 0.12, "value_stable": 0.021, "difference": 0.099}
-    slow = {"value_candidate": 48.21, "value_stable": 40.0, "difference": 1.205}
+    rates: dict[str, Any] = {"value_candidate": 0.12, "value_stable": 0.021, "difference": 0.099}
+    slow: dict[str, Any] = {"value_candidate": 48.21, "value_stable": 40.0, "difference": 1.205}
     told = rollout(
         "baking",
         active_stage=0,

@@ -86,7 +86,7 @@ def test_a_large_state_is_not_looked_through_for_garbage_and_the_collector_goes_
     try:
         with kept_from_collector(size_bytes=size_bytes):
             assert gc.isenabled() is not frozen
-            made = [[] for _ in range(100)]
+            made: list[list[int]] = [[] for _ in range(100)]
         assert gc.isenabled()
         assert frozen is (gc.get_freeze_count() >= len(made))
     finally:
