@@ -62,6 +62,7 @@ class ActivationMachine(Ledger):
             assert pending is not None and pending.generation == model.generation + 1
             activations.append(pending.revision)
             model.previous = origin.previous if origin else model.assignment
+            model.previous_generation = origin.previous_generation if origin else model.generation
             model.assignment, model.origin = pending.assignment, origin
             model.generation = pending.generation
             model.pending = model.pending_origin = None
@@ -78,7 +79,11 @@ class ActivationMachine(Ledger):
         models = [self._changeable(change) for change in command.changes]
         revision = self.state.revision + 1
         changes = [
-            (model, change.assignment, Origin(activation=revision, previous=model.assignment))
+            (
+                model,
+                change.assignment,
+                Origin(activation=revision, previous=model.assignment, previous_generation=model.generation),
+            )
             for model, change in zip(models, command.changes, strict=True)
         ]
         detail = self._schedule(changes, command, author=command.author, immediate=command.immediate)

@@ -135,6 +135,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rollout_id: str = ""
     """Of the rollout that made it, if one did."""
     previous: Assignment | None = None
+    previous_generation: int = 0
+    """Under which generation that was active."""
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,6 +146,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     candidate: str
     base: Assignment
     """What was assigned when the rollout started, and is again when it is aborted."""
+    base_generation: int = 0
+    """Under which generation that was."""
     origin: Origin = Origin()
     """How the base came to be, which an abort restores as well."""
 

@@ -151,7 +151,12 @@ class RolloutMachine(ActivationMachine):
         asked_by = rollout.transitions[-1].author if move is Move.RETURN else rollout.author
         changes: list[tuple[ModelState, Assignment, Origin]] = []
         for target in rollout.targets:
-            origin = Origin(activation=revision, rollout_id=rollout.rollout_id, previous=target.base)
+            origin = Origin(
+                activation=revision,
+                rollout_id=rollout.rollout_id,
+                previous=target.base,
+                previous_generation=target.base_generation,
+            )
             assignment = rollout.assignment_of(target, stage=rollout.stage)
             if move is Move.RETURN:
                 assignment, origin = target.base, target.origin
@@ -316,9 +321,13 @@ class RolloutMachine(ActivationMachine):
             raise RefusalError("strategy_invalid", faults=[msgspec.to_builtins(fault) for fault in faults])
         targets = []
         for name, candidate in models.items():
-            decided = self.state.models[name].decided()
+            model = self.state.models[name]
+            decided = model.decided()
             assert decided is not None
-            targets.append(Target(model=name, candidate=candidate, base=decided[0], origin=decided[1]))
+            generation = model.pending.generation if model.pending else model.generation
+            targets.append(
+                Target(model=name, candidate=candidate, base=decided[0], base_generation=generation, origin=decided[1])
+            )
         return tuple(targets)
 
     def _back(self, rollout: Rollout, ended: Phase) -> Phase:

@@ -60,6 +60,7 @@ class ModelState(msgspec.Struct, kw_only=True):
     generation: int = 0
     assignment: Assignment | None = None
     previous: Assignment | None = None
+    previous_generation: int = 0
     pending: Pending | None = None
     prefetch: Assignment | None = None
     origin: Origin | None = None
@@ -74,7 +75,10 @@ class ModelState(msgspec.Struct, kw_only=True):
         assignment, origin = self.assignment, self.origin
         if self.pending is not None:
             assignment, origin = self.pending.assignment, self.pending_origin
-        return None if assignment is None else (assignment, origin or Origin(previous=self.previous))
+        return None if assignment is None else (assignment, origin or self._unrecorded())
+
+    def _unrecorded(self) -> Origin:
+        return Origin(previous=self.previous, previous_generation=self.previous_generation)
 
     def versions_in_use(self) -> tuple[str, ...]:
         """Every version that some assignment names, without repeats, in a fixed order."""
@@ -99,6 +103,7 @@ class ModelState(msgspec.Struct, kw_only=True):
             pending=self.pending,
             prefetch=self.prefetch,
             created=self.created,
+            previous_generation=self.previous_generation,
         )
 
 

@@ -243,12 +243,14 @@ class Served:
         What is served so is kept until something newer is here, so that no later fallback is older.
         """
         crossed_pending = wanted.activation is not None and view.pending is not None
-        befores = (view.assignment, view.previous) if crossed_pending else (view.previous,)
+        befores = [(view.previous, view.previous_generation or view.generation - 1)]
+        if crossed_pending:
+            befores.append((view.assignment, view.generation))
         candidates: list[tuple[Loaded, int]] = []
-        for age, before in enumerate(befores, start=1):
+        for before, generation in befores:
             version = self._version(before) if before else None
             if version is not None and version.digest in self._shelf:
-                candidates.append((self._shelf[version.digest][0], wanted.generation - age))
+                candidates.append((self._shelf[version.digest][0], generation))
         if self._last is not None:
             candidates.append(self._last)
         if not candidates:

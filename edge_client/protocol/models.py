@@ -93,11 +93,14 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, Version]
     """Those that the assignment, the pending one, the one before and the prefetch name."""
     previous: Assignment | None = None
+    """What a rollback would lead to. In a rollout that is not the stage before, but what was active when it started."""
     pending: Pending | None = None
     prefetch: Assignment | None = None
     """What may be activated next; edges get ready for it."""
     created: int = 0
     """The revision at which it was created: a model that was deleted and created anew is another, and counts from 0."""
+    previous_generation: int = 0
+    """Under which generation `previous` was active; 0: the one before the present."""
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):

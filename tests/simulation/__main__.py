@@ -197,7 +197,7 @@ def mutants_command(args: argparse.Namespace) -> int:
         hunts = [(m, pool.submit(hunt_by_name, m.name, args.seeds or m.caught_within)) for m in chosen]
         for mutant, future in hunts:
             seed, result, others = future.result()
-            if result is None:
+            if result is None or seed is None:
                 escaped += 1
                 print(f"ESCAPED {mutant.name}: other rules broken: {dict(others)}", flush=True)
             else:

@@ -66,11 +66,13 @@ class Log:
         if self.closed:
             return
         world = self._world
-        current = world.truth.assumption
+        current, before = world.truth.assumption, world.truth.position
         outcome = None if command is None else world.truth.commit(command, now_ns=world.now_ns)
         if assumption != current != world.truth.assumption:
             what = f"{command} was proposed under {assumption}, and deposed {current}"
             world.judge.accuse("deposed", world.now_ns, what)
+        if world.rollout_judge is not None and command is not None and outcome is not None:
+            world.rollout_judge.committed(command, outcome, changed=world.truth.position != before)
         self.entries.append(Entry(command, token, outcome))
         if world.tracing:
             world.trace("log", "commit", (len(self.entries), command, outcome))

@@ -118,6 +118,13 @@ class Truth:
                 key = self.key(change.model, state.position, views[change.model].generation + 1)
                 self._start(change.model, key, start_ns)
                 self.assignments.setdefault(change.model, {})[key] = change.assignment
+        elif isinstance(command, c.ActivateRollout):
+            start_ns = max(now_ns, self._clocks[command.clock_id].real_ns(command.effective_at_ns))
+            for name, generation in outcome.detail["generations"].items():
+                key, pending = self.key(name, state.position, generation), views[name].pending
+                assert pending is not None
+                self._start(name, key, start_ns)
+                self.assignments.setdefault(name, {})[key] = pending.assignment
         return outcome
 
     def restored(self, payload: bytes, *, now_ns: int) -> None:
@@ -132,7 +139,7 @@ class Truth:
             if model.assignment is not None:
                 self.assignments.setdefault(name, {})[key] = model.assignment
             if model.previous is not None:
-                before = key._replace(generation=model.generation - 1)
+                before = key._replace(generation=model.previous_generation)
                 self._start(name, before, now_ns)
                 self.assignments[name][before] = model.previous
 

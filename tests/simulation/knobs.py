@@ -33,8 +33,10 @@ FAULTS: Final = (
     "forged",
     "local_tier",
     "loose_clock",
+    "rollouts",
+    "murder",
 )
-LATER_FAULTS: Final = ("forged", "local_tier", "loose_clock")
+LATER_FAULTS: Final = ("forged", "local_tier", "loose_clock", "rollouts", "murder")
 """Drawn apart, so that they change nothing in the runs without them."""
 
 
@@ -79,6 +81,8 @@ class Knobs:
     """The bus of who has authority at the end is not mended: it must resign."""
     eager: bool = False
     """Callers try as soon as somebody leads."""
+    murders: frozenset[tuple[str, str, str]] | None = None
+    """Of these transitions at these moments (phase, move, moment), more surely than by `murder` alone; None: of any."""
 
     @property
     def sample_period_ns(self) -> int:
@@ -127,6 +131,8 @@ def _drawn(seed: int) -> Knobs:
     faults |= {fault for fault in LATER_FAULTS if later.random() < density / 2}
     if "loose_clock" in faults:
         faults |= {"distrust"}
+    if "murder" in faults:
+        faults |= {"rollouts"}
     lease_ms = rng.choice((300, 500, 1_000, 2_000))
     on = faults.__contains__
     return Knobs(

@@ -17,8 +17,9 @@ import pytest
 
 from consistency_service.core.authority import Authority, Effect, Instant, Propose, PublishBeacon
 from consistency_service.core.commands import ConfirmAuthority
-from consistency_service.core.machine import MetadataMachine, RefusalError
+from consistency_service.core.machine import MetadataMachine
 from consistency_service.core.outcomes import Outcome
+from consistency_service.core.refusals import RefusalError
 from edge_client.core.follower import Follower
 from edge_client.protocol.clocks import ClockSamples
 from edge_client.protocol.drift import Drift
@@ -27,6 +28,7 @@ from edge_client.protocol.position import Position
 from edge_client.protocol.reader import Reader
 from tests.simulation.clock import MS
 from tests.simulation.mutant import STRONG, Mutant, Patch
+from tests.simulation.mutants_of_rollouts import ROLLOUT_MUTANTS
 from tests.simulation.mutants_of_trust import TRUST_MUTANTS
 from tests.simulation.node import SimNode
 from tests.simulation.workload import Activation
@@ -574,4 +576,5 @@ MUTANTS = (
     _mutant("bound without the pending term", _bound_without_pending, _BOUND, known_seed=2),
     _mutant("bound without the rate", _bound_without_rate, _BOUND, directed=_SLOW_ARTIFACTS),
     *TRUST_MUTANTS,
+    *ROLLOUT_MUTANTS,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from consistency_service.core.state import decode_state, encode_state
+from consistency_service.core.state import State, decode_state, encode_state
 from tests.simulation import workload
 from tests.simulation.clock import GRAIN_NS, MS, S, on_grain
 from tests.simulation.edge import SimEdge
@@ -89,9 +89,9 @@ class Nemesis:
         if process.alive and (isinstance(process, SimEdge) or sum(n.alive for n in world.nodes) > 1):
             process.crash()
             world.judge.seen["crashes"] += 1
-            world.at(world.now_ns + on_grain(rng.randrange(1, 4 * world.knobs.lease_ms * MS)), self._restart, process)
+            world.at(world.now_ns + on_grain(rng.randrange(1, 4 * world.knobs.lease_ms * MS)), self.revive, process)
 
-    def _restart(self, process) -> None:
+    def revive(self, process) -> None:
         if not process.alive:
             process.start()
             self._catch_up()
@@ -172,10 +172,12 @@ class Nemesis:
         backup = rng.choice(world.backups)
         world.log = Log(world, base=restored_state(backup, epoch=world.truth.position.epoch + rng.choice((1, 1, 5))))
         world.truth.restored(world.log.base, now_ns=world.now_ns)  # type: ignore[arg-type]
+        if world.rollout_judge is not None:
+            world.rollout_judge.restored(world.truth.machine.state)
         world.backups = [world.log.base]  # type: ignore[list-item]
         for node in world.nodes:
             node.kept = None
-            world.at(world.now_ns + on_grain(rng.randrange(1, 500 * MS)), self._restart, node)
+            world.at(world.now_ns + on_grain(rng.randrange(1, 500 * MS)), self.revive, node)
 
     _blows = {
         "election": _election,
@@ -215,7 +217,7 @@ class Nemesis:
             world.bus.cannot_send |= deaf
             world.bus.cannot_hear |= deaf
         for process in (*world.nodes, *world.edges):
-            self._restart(process)
+            self.revive(process)
         for node in world.nodes:
             node.run(None, node.clock_trusted_again)
         for edge in world.edges:
@@ -224,11 +226,24 @@ class Nemesis:
         self._catch_up()
 
 
+def _built_on(state: State) -> set[int]:
+    """The pending activations that some rollout made, or started from."""
+    return {
+        model.pending.revision
+        for model in state.models.values()
+        if model.pending is not None
+        and (
+            state.rollout_of(model.name) is not None
+            or any(entry.activation == model.pending.revision and entry.rollout_id for entry in model.history)
+        )
+    }
+
+
 def restored_state(backup: bytes, *, epoch: int) -> bytes:
     """The first state of a new epoch: the backup's, without authority, outbox and pending activations (section 7).
 
     What is dropped was never decided, so its request ids are free again: a caller that asks again must not be told that
-    it is effective.
+    it is effective. What a rollout activated, or started from, is settled instead: the rollout has moved on since.
     """
     state = decode_state(backup)
     state.epoch = epoch
@@ -236,9 +251,15 @@ def restored_state(backup: bytes, *, epoch: int) -> bytes:
     state.last_number = 0
     state.outbox = []
     state.published_through = 0
-    dropped = state.pendings()
+    settled = _built_on(state)
+    dropped = state.pendings().keys() - settled
     for model in state.models.values():
-        model.pending = None
+        if model.pending is not None and model.pending.revision in settled:
+            model.previous = model.pending_origin.previous
+            model.previous_generation = model.pending_origin.previous_generation
+            model.assignment, model.origin = model.pending.assignment, model.pending_origin
+            model.generation = model.pending.generation
+        model.pending = model.pending_origin = None
         model.history = [entry for entry in model.history if entry.activation not in dropped]
     state.requests = {i: r for i, r in state.requests.items() if not (r.outcome.ok and r.outcome.revision in dropped)}
     return encode_state(state)

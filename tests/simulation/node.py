@@ -19,6 +19,7 @@ from consistency_service.core.state import ModelState
 from edge_client.protocol.messages import (
     Beacon,
     ClockReply,
+    EdgeReport,
     Event,
     SnapshotChunk,
     SnapshotRefused,
@@ -30,6 +31,7 @@ from edge_client.protocol.reader import Reader, SendClockRequest
 from tests.simulation.clock import MS, S, SimClock
 from tests.simulation.judge import Era
 from tests.simulation.process import Account, Process
+from tests.simulation.rollouts import Dispatcher
 
 if TYPE_CHECKING:
     from tests.simulation.fabric import Entry, Log
@@ -81,6 +83,7 @@ class SimNode(Process):
         self._effects: list[ReaderEffect] = []
         self._callbacks: dict[int, Callback] = {}
         self.waiting: list[tuple[Callable[[], bool], Callable[[int], None]]] = []
+        self.dispatcher = Dispatcher(self) if world.rollouts is not None else None
         self._position = Position(0, 0)
         self._eras: list[tuple[Era, ModelState]] = []
         self._account = Account(self)
@@ -101,6 +104,8 @@ class SimNode(Process):
             self.run(self.life, self.clock_distrusted)
         self.run(self.life, self.learn, self.log, world.known_index(self))
         self.run(self.life, self._loop)
+        if self.dispatcher is not None:
+            self.run(self.life, self.dispatcher.loop)
 
     def crash(self) -> None:
         self.account_now()
@@ -110,11 +115,16 @@ class SimNode(Process):
 
     def propose(self, command: AnyCommand, callback: Callback | None = None) -> None:
         """As `MetadataLog.propose`: the callback hears the outcome when it applies here, in this life, or never."""
+        murder = self.world.murder
+        if murder is not None and murder.strikes_before(self, command):
+            return
         token = self.world.new_token()
         if callback is not None:
             self._callbacks[token] = callback
         if self.leading or self.world.rng.random() < 0.5:
             self.log.propose(self, command, token=token)
+        if murder is not None:
+            murder.proposed(self, command)
 
     def learn(self, log: Log, index: int, now_ns: int) -> None:
         """Apply what is committed up to `index`; perhaps not all in one step."""
@@ -158,6 +168,10 @@ class SimNode(Process):
             callback(outcome, now_ns)
         if self.waiting:
             self._wake_waiting(now_ns)
+        if self.dispatcher is not None:
+            self.dispatcher.applied(entry.command, outcome)
+        if self.world.murder is not None:
+            self.world.murder.applied(self, entry.command, outcome)
 
     def _restore(self, payload: bytes, now_ns: int) -> None:
         self.machine.restore(payload)
@@ -271,6 +285,10 @@ class SimNode(Process):
         self.authority.clock_trusted(now_ns=now_ns)
 
     # ---- the bus
+
+    def report_received(self, report: EdgeReport, now_ns: int) -> None:
+        if self.dispatcher is not None:
+            self.dispatcher.report_received(report, now_ns)
 
     def beacon_received(self, beacon: Beacon, now_ns: int) -> None:
         if beacon.clock_id == self.authority.clock_id:

@@ -11,13 +11,15 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.simulation.__main__ import hunt
-from tests.simulation.clock import S
-from tests.simulation.knobs import FAULTS, LATER_FAULTS, drawn
+from tests.simulation.clock import MS, S
+from tests.simulation.knobs import FAULTS, drawn
 from tests.simulation.mutants import MUTANTS
+from tests.simulation.rollouts import ALL_MURDERS, counted
 from tests.simulation.world import run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,8 +43,9 @@ def test_runs_see_what_they_are_for():
     """A simulation in which nothing happens finds nothing."""
     seen: Counter[str] = Counter()
     faults: Counter[str] = Counter()
+    more = (("crash", "forged", "local_tier", "loose_clock"), ("rollouts", "murder"), ())
     for seed in range(12):
-        seen.update(run(seed, plus=(*LATER_FAULTS, "crash") if seed % 3 == 0 else ()).seen)
+        seen.update(run(seed, plus=more[seed % 3]).seen)
     for seed in range(100):
         faults.update(drawn(seed).faults)
     rare = {
@@ -50,6 +53,7 @@ def test_runs_see_what_they_are_for():
         for name in (
             *("activation_ok", "activation_number_passed", "activation_activation_pending", "beacons", "crashes"),
             *("elections", "late_proposals", "log_reads", "log_reads_open_switch", "read_bounded", "read_fallback"),
+            *("rollout_complete", "rollout_return", "rollout_fail", "rollout_pass"),
             *("clocks_broken", "forged_bad_signature", "frames_replayed", "tier_restored"),
             *("read_strong", "relay_fenced", "resigned", "snapshots_asked", "stale_pieces", "told", "restores"),
         )
@@ -58,6 +62,32 @@ def test_runs_see_what_they_are_for():
 
     assert {} == rare
     assert set(FAULTS) == set(faults)
+
+
+def test_the_leader_dies_at_every_transition_of_a_rollout():
+    """Before it proposes it, before it hears what became of it, and when it has applied; each rollout goes on or stops as
+    it should. First beside whatever else goes wrong, then with nothing else until all were met.
+    """
+    left, wrong = set(ALL_MURDERS), []
+    for seed in range(30):
+        calm: dict[str, Any] = {
+            "faults": frozenset(),
+            "lease_ms": 500,
+            "beacon_ns": 100 * MS,
+            "models": 1 + seed % 2,
+            "edges": 3,
+            "delay_ns": 10 * MS,
+            "work_every_ns": 400 * MS,
+            "duration_ns": 40 * S,
+        }
+        result = run(seed, plus=("rollouts", "murder"), murders=frozenset(left), **(calm if seed >= 5 else {}))
+        wrong += [f"{seed}: {violation}" for violation in result.violations]
+        left -= counted(Counter(result.seen))
+        if not left:
+            break
+
+    assert [] == wrong
+    assert set() == left
 
 
 @pytest.mark.parametrize("seed", [1, 6])

@@ -30,6 +30,8 @@ from tests.simulation.knobs import Knobs, drawn
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.node import SimNode
 from tests.simulation.process import Process
+from tests.simulation.rollout_judge import RolloutJudge
+from tests.simulation.rollouts import STEP_NS, Murder, Rollouts
 
 HEAL_NS = 20 * S
 LOOK_NS = 200 * MS
@@ -81,6 +83,9 @@ class World:
         self.bus = Bus(self)
         self.forger = Forger(self)
         self.backups: list[bytes] = []
+        self.rollouts = Rollouts(self) if "rollouts" in knobs.faults else None
+        self.rollout_judge = RolloutJudge(self) if "rollouts" in knobs.faults else None
+        self.murder = Murder(self) if "murder" in knobs.faults else None
         self.nodes: list[SimNode] = []
         self.edges: list[SimEdge] = []
         for command in workload.bootstrap_commands(self):
@@ -113,6 +118,8 @@ class World:
                 self.nemesis.start()
                 self._work()
                 self._read()
+                if self.rollouts is not None:
+                    self.rollouts.start()
                 self.play(self.work_until_ns)
                 healed_ns = self._heal()
             for process in (*self.nodes, *self.edges):
@@ -213,6 +220,8 @@ class World:
         if self.judge.violations:
             return None
         self.nemesis.heal()
+        if self.rollouts is not None:
+            begun_ns = self._rest()
         while self.now_ns < begun_ns + HEAL_NS and not self.judge.violations:
             until_ns = on_grain(self.now_ns + LOOK_NS)
             self.play(until_ns)
@@ -227,6 +236,20 @@ class World:
             self.judge.accuse("heal", self.now_ns, f"not current: {lagging}, pending: {sorted(pendings)}")
         return None
 
+    def _rest(self) -> int:
+        """Play until no rollout can go on; each must take a step now and then. When that was."""
+        assert self.rollouts is not None
+        restless, since_ns = self.rollouts.restless(), self.now_ns
+        while restless and not self.judge.violations:
+            if self.now_ns > since_ns + STEP_NS:
+                self.judge.accuse("stuck", self.now_ns, f"{restless} took no step since {since_ns}")
+            until_ns = on_grain(self.now_ns + LOOK_NS)
+            self.play(until_ns)
+            self.now_ns = until_ns
+            if (found := self.rollouts.restless()) != restless:
+                restless, since_ns = found, self.now_ns
+        return self.now_ns
+
     def _peaceful(self) -> bool:
         if self.truth.machine.state.pendings():
             return False
@@ -239,6 +262,8 @@ class World:
 
     def _judge_the_end(self) -> None:
         judge, truth = self.judge, self.truth
+        if self.rollout_judge is not None:
+            self.rollout_judge.check(truth.machine.state)
         for node in self.nodes:
             if node.alive and node.machine.state.position == truth.position and not judge.violations:
                 node.learn(node.log, len(node.log.entries), node.clock.read(self.now_ns))

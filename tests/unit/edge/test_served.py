@@ -252,6 +252,15 @@ def test_no_fallback_is_older_than_the_one_before_it(desk):
     assert desk.said(now_ns=520 * MS) == ("3", 3, "fallback")
 
 
+def test_a_fallback_names_the_generation_under_which_it_was_active(desk):
+    """In a rollout `previous` is what was active when it started, not the stage before."""
+    desk.load("1")
+    stage = Assignment(stable="1", candidate="3", share_bp=10_000)
+    desk.view(generation=4, assignment=stage, previous=Assignment(stable="1"), previous_generation=2)
+
+    assert desk.said(now_ns=30 * MS) == ("1", 2, "fallback")
+
+
 @pytest.mark.parametrize("how", ["deleted", "created anew", "restored"])
 @pytest.mark.parametrize("generation", [1, 3, 5])
 def test_what_was_served_in_another_history_is_no_fallback(desk, how, generation):
