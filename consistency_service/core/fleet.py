@@ -103,6 +103,11 @@ class Fleet:
         """The same in no particular order, for walks over many; not to be kept."""
         return self._edges.values()
 
+    def deaf(self, *, now_ns: int) -> bool:
+        """Edges were heard within the last hour, and none lately: rather this node is cut off than all of them gone."""
+        newest = next(reversed(self._edges.values()), None)
+        return newest is not None and now_ns - newest.heard_at_ns > LIVE_NS
+
     def readiness(self, model: str, *, assignment: Assignment, versions: dict[str, Version], now_ns: int) -> Readiness:
         """How ready the live edges that follow `model` are for `assignment`."""
         ready, waiting, failed, fetched = [], [], {}, {}

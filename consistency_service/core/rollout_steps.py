@@ -39,6 +39,8 @@ class Facts:
     """Of the live edges that would get the candidate in the coming stage: those that have it verified, loaded and warm."""
     waiting_count: int = 0
     failed_count: int = 0
+    deaf: bool = False
+    """Nobody is heard who was: that no edge is missing means nothing."""
     activation_pending: bool = False
     """An activation of some target is decided and not settled."""
     elapsed_ms: int = 0
@@ -106,7 +108,7 @@ def _prefetching(rollout: Rollout, facts: Facts) -> Decision | None:
     coming = "everybody" if last else f"stage {stage + 1} of {len(strategy.stages)}"
     seen = f"{coming}: {facts.ready_count} of {facts.live_count} live edges are ready"
     go_on = Take(move=Move.COMPLETE if last else Move.ACTIVATE, reason=seen, evidence=evidence)
-    if facts.ready_count * SHARE_BP_MAX >= strategy.prefetch.ready_min_bp * facts.live_count:
+    if not facts.deaf and facts.ready_count * SHARE_BP_MAX >= strategy.prefetch.ready_min_bp * facts.live_count:
         return None if facts.activation_pending else go_on
     if rollout.waited_ms + facts.elapsed_ms < strategy.prefetch.deadline_ms:
         return _accrual(facts, baked=False)

@@ -49,6 +49,8 @@ TICK_S: Final = 0.25
 JUDGE_NS: Final = 500 * MS
 """How often sums are weighed again, if there are new ones."""
 PROPOSAL_TIMEOUT_MS: Final = 5_000
+LISTEN_NS: Final = 3_000 * MS
+"""Every living edge has reported once in this time; before, a node that has just started cannot tell who is not ready."""
 WATCHED: Final = (Phase.PREFETCHING, Phase.BAKING, Phase.WAITING)
 _WITH_NUMBERS: Final = frozenset({Move.FAIL, Move.HOLD, Move.PASS, Move.RETURN, Move.COMPLETE})
 
@@ -75,6 +77,7 @@ class RolloutDriver:
         self._authority = authority
         self._fleet = fleet
         self._clock = clock
+        self._listening_since_ns = clock.now_ns()
         self._external = ExternalChecks(web=web, clock=clock)
         self._buckets = Buckets()
         self._seen: dict[str, _Seen] = {}
@@ -116,7 +119,8 @@ class RolloutDriver:
         )
         for rollout in running:
             seen = self._look(rollout, now_ns=now_ns)
-            if _under_way(seen):
+            listening_ns = now_ns - self._listening_since_ns
+            if _under_way(seen) or (rollout.phase is Phase.PREFETCHING and listening_ns < LISTEN_NS):
                 continue
             facts = self._facts(rollout, seen, tallies.get(rollout.rollout_id, Tally()), now_ns=now_ns)
             decision = next_step(rollout, facts)
@@ -158,6 +162,7 @@ class RolloutDriver:
             ready_count=tally.ready,
             waiting_count=tally.waiting,
             failed_count=tally.failed,
+            deaf=self._fleet.view.deaf(now_ns=now_ns),
             activation_pending=any(
                 model is not None and model.pending is not None
                 for model in (state.models.get(target.model) for target in rollout.targets)

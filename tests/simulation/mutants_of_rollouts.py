@@ -139,6 +139,11 @@ def _no_time_passes(patch: Patch) -> None:
     patch.setattr(rollouts, "next_step", decide)
 
 
+def _counts_at_once(patch: Patch) -> None:
+    """Who has just started, and has heard of nobody, takes it that nobody is missing."""
+    patch.setattr(Dispatcher, "listened", lambda self, now_ns: True)
+
+
 def _fallback_misnamed(patch: Patch) -> None:
     """What a rollback leads to is taken for the generation before."""
     unpatched = Served.view_applied
@@ -168,31 +173,51 @@ _PATIENT: dict[str, Any] = {
 }
 """Callers let rollouts go on for a while."""
 
+_HASTY: dict[str, Any] = {
+    "faults": frozenset(),
+    "lease_ms": 300,
+    "beacon_ns": 50 * MS,
+    "models": 1,
+    "edges": 5,
+    "work_every_ns": 300 * MS,
+    "duration_ns": 20_000 * MS,
+    "fault_every_ns": 300 * MS,
+    "delay_ns": 5 * MS,
+}
+"""Leaders die and are back before anybody has reported to them; versions take seconds to load."""
+
 
 def _mutant(name: str, install: Any, breaks: str, *plus: str, **more: Any) -> Mutant:
     return Mutant(name=name, install=install, breaks=frozenset({breaks}), plus=_ROLLOUTS.union(plus), **more)
 
 
 ROLLOUT_MUTANTS = (
-    _mutant("steps of a rollout not checked", _steps_not_checked, "step", directed=_BUSY, known_seed=2),
-    _mutant("orders given twice", _told_twice, "step", directed=_BUSY, known_seed=1),
+    _mutant("steps of a rollout not checked", _steps_not_checked, "step", directed=_BUSY),
+    _mutant("orders given twice", _told_twice, "step", directed=_BUSY),
     _mutant("a promotion overtakes an abort", _abort_not_final, "abort", directed=_BUSY),
-    _mutant("the return activates the stage", _return_goes_on, "abort", known_seed=1),
+    _mutant("the return activates the stage", _return_goes_on, "abort"),
     _mutant("the share of the next stage", _share_of_the_next_stage, "share", directed=_PATIENT),
-    _mutant("the cohort forgotten", _cohort_forgotten, "stage", known_seed=2),
+    _mutant("the cohort forgotten", _cohort_forgotten, "stage", known_seed=1),
     _mutant("a stage skipped", _stage_skipped, "share", directed=_PATIENT),
     _mutant("bake times ignored", _bake_time_ignored, "stage", directed=_PATIENT),
-    _mutant("manual gates ignored", _gates_ignored, "stage", directed=_PATIENT, known_seed=5),
+    _mutant("manual gates ignored", _gates_ignored, "stage", directed=_PATIENT),
     _mutant("freeze ignored", _freeze_ignored, "frozen", directed=_BUSY),
     _mutant("models of a rollout not held", _models_not_held, "held"),
-    _mutant("nobody returns", _nobody_returns, "stuck", known_seed=1),
+    _mutant("nobody returns", _nobody_returns, "stuck"),
     _mutant("no time is written down", _no_time_passes, "stuck", directed=_PATIENT),
+    _mutant(
+        "a node that has heard of nobody counts",
+        _counts_at_once,
+        "unready",
+        *("murder", "slow_load", "election", "crash"),
+        directed=_HASTY,
+    ),
     _mutant(
         "what a rollback leads to is the generation before",
         _fallback_misnamed,
         "cohort",
         *("slow_load", "crash"),
         directed=_PATIENT | {"edges": 5},
-        known_seed=5,
+        known_seed=11,
     ),
 )

@@ -83,7 +83,6 @@ class SimNode(Process):
         self._effects: list[ReaderEffect] = []
         self._callbacks: dict[int, Callback] = {}
         self.waiting: list[tuple[Callable[[], bool], Callable[[int], None]]] = []
-        self.dispatcher = Dispatcher(self) if world.rollouts is not None else None
         self._position = Position(0, 0)
         self._eras: list[tuple[Era, ModelState]] = []
         self._account = Account(self)
@@ -92,6 +91,7 @@ class SimNode(Process):
         self.applied_index = 0
         local_ns = self.local_ns = self.clock.read(world.now_ns)
         self._since = (world.now_ns, local_ns)
+        self.dispatcher = Dispatcher(self) if world.rollouts is not None else None
         self._spoken_epoch = 0
         """The epoch in which this life need not be silent any more."""
         base = self.kept if self.kept is not None and world.rng.random() < 0.7 else None

@@ -15,10 +15,14 @@ from consistency_service.core.rollout import Move, Phase
 from consistency_service.core.state import State
 from consistency_service.core.strategy import Gate, OnFailure, Strategy
 from edge_client.protocol.models import Assignment
+from tests.simulation.clock import S
+from tests.simulation.judge import FAR_NS
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
+DEAFENING = frozenset({"bus_partition", "loss", "late_messages"})
+"""Faults under which nobody can know who is ready."""
 AUTHORITYS = c.StepRollout | c.AccrueRollout | c.ActivateRollout
 
 
@@ -45,7 +49,7 @@ class Account:
 
 
 class RolloutJudge:
-    """Hears every committed command. Rules: `step`, `stage`, `share`, `abort`, `frozen`, `held`."""
+    """Hears every committed command. Rules: `step`, `stage`, `share`, `abort`, `frozen`, `held`, `unready`."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -166,6 +170,8 @@ class RolloutJudge:
         if coming > len(stages) or (account.active is not None and not account.passed):
             self._accuse("stage", f"{command}: stage {account.active} has not passed")
             return
+        if not self._world.knobs.faults & DEAFENING:
+            self._somebody_ready(account, command, state)
         for name, candidate in account.models.items():
             share_bp = 10_000 if last else stages[coming].share_bp
             if not last and (pending[name].stable != account.base[name].stable or pending[name].share_bp > share_bp):
@@ -183,6 +189,23 @@ class RolloutJudge:
                 self._accuse("stage", f"{command} assigned {pending[name]}, {due} is due")
         account.active, account.passed, account.baked_ms = coming, False, 0
         account.running = not last
+
+    def _somebody_ready(self, account: Account, command: c.ActivateRollout, state: State) -> None:
+        """Before the deadline nothing is activated for which some edges live and none has said that it is ready."""
+        world, ready, asked = self._world, False, False
+        assert world.rollouts is not None
+        for edge in world.edges:
+            told = world.rollouts.told.get(edge.name, {})
+            for name, candidate in account.models.items():
+                assignment = _decided(state, name)
+                own = assignment.version_for(edge_id=edge.name, site=edge.config.site, labels=dict(edge.config.labels))
+                digest = state.models[name].versions[candidate].digest
+                if own == candidate:
+                    ready |= world.now_ns - told.get(digest, -FAR_NS) <= 12 * S
+                    asked |= edge.alive and world.now_ns - told.get("", -FAR_NS) <= 2 * S
+        late = command.evidence["waited_ms"] >= account.strategy.prefetch.deadline_ms
+        if asked and not ready and not late:
+            self._accuse("unready", f"{command}: nobody is ready")
 
     # ---- pieces
 

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 TICK_NS: Final = 250 * MS
 PROPOSAL_TIMEOUT_NS: Final = 5 * S
-REPORT_NS: Final = 500 * MS
+REPORT_NS: Final = 1 * S
+LISTEN_NS: Final = 3 * S
 STEP_NS: Final = 20 * S
 """After the last fault a rollout that can go on takes a step within this time, until it cannot."""
 ORDERS: Final = c.MoveRollout | c.StepRollout | c.ActivateRollout
@@ -62,6 +63,8 @@ class Rollouts:
         self._world = world
         self.rng = Random(f"rollouts {world.knobs.seed}")
         self.fortunes: dict[str, Fortune] = {}
+        self.told: dict[str, dict[str, int]] = {}
+        """When each edge last sent a report, and when it last reported each digest ready: both in one, `""` for the first."""
 
     def start(self) -> None:
         self._work()
@@ -74,6 +77,8 @@ class Rollouts:
         world = self._world
         if edge.alive:
             report = self._report_of(edge)
+            ready = (digest for served in report.models for digest in served.ready)
+            self.told.setdefault(edge.name, {}).update(dict.fromkeys(("", *ready), world.now_ns))
             for node in world.nodes:
                 world.bus.send(edge, node, node.report_received, report)
         world.at(world.now_ns + on_grain(self.rng.randrange(REPORT_NS // 2, REPORT_NS)), self._report, edge)
@@ -245,6 +250,7 @@ class Dispatcher:
         self._seen: dict[str, _Seen] = {}
         self._buckets = Buckets()
         self._fleet = Fleet()
+        self._listening_since_ns = node.local_ns
 
     def report_received(self, report: EdgeReport, now_ns: int) -> None:
         self._fleet.report_received(report, unix_ms=now_ns // MS, now_ns=now_ns)
@@ -273,7 +279,9 @@ class Dispatcher:
             seen = self._seen.setdefault(rollout.rollout_id, _Seen(step=rollout.step, since_ns=now_ns))
             if seen.step != rollout.step:
                 seen.step, seen.since_ns = rollout.step, now_ns
-            if self.under_way(seen, now_ns=now_ns):
+            if self.under_way(seen, now_ns=now_ns) or (
+                rollout.phase is Phase.PREFETCHING and not self.listened(now_ns)
+            ):
                 continue
             facts = self._facts(rollout, seen, tallies.get(rollout.rollout_id, Tally()), now_ns=now_ns)
             decision = next_step(rollout, facts)
@@ -286,6 +294,10 @@ class Dispatcher:
 
     def under_way(self, seen: _Seen, *, now_ns: int) -> bool:
         return seen.busy_until_ns > now_ns
+
+    def listened(self, now_ns: int) -> bool:
+        """For long enough to know who lives."""
+        return now_ns - self._listening_since_ns >= LISTEN_NS
 
     def _answered(self, seen: _Seen, outcome: Outcome) -> None:
         seen.busy_until_ns = 0
@@ -301,6 +313,7 @@ class Dispatcher:
             ready_count=tally.ready,
             waiting_count=tally.waiting,
             failed_count=tally.failed,
+            deaf=self._fleet.deaf(now_ns=now_ns),
             activation_pending=any(state.models[target.model].pending is not None for target in rollout.targets),
             elapsed_ms=(now_ns - seen.since_ns) // MS,
             analysis=analysis,

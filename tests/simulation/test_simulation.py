@@ -44,7 +44,7 @@ def test_runs_see_what_they_are_for():
     seen: Counter[str] = Counter()
     faults: Counter[str] = Counter()
     more = (("crash", "forged", "local_tier", "loose_clock"), ("rollouts", "murder"), ())
-    for seed in range(12):
+    for seed in range(18):
         seen.update(run(seed, plus=more[seed % 3]).seen)
     for seed in range(100):
         faults.update(drawn(seed).faults)

@@ -100,3 +100,13 @@ def test_the_longest_unheard_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> N
     fleet.report_received(report("d"), unix_ms=0, now_ns=3_600_001 * MS)
     assert [view.report.edge_id for view in fleet.edges()] == ["d"]
     assert fleet.counters["edges_forgotten"] == 3
+
+
+def test_a_fleet_that_is_not_heard_any_more_is_rather_unheard_than_gone() -> None:
+    fleet = heard(report("e"), report("f"))
+
+    assert not Fleet().deaf(now_ns=0)
+    assert not fleet.deaf(now_ns=10_000 * MS)
+    assert fleet.deaf(now_ns=10_001 * MS)
+    assert fleet.report_received(report("f"), unix_ms=0, now_ns=10_002 * MS)
+    assert not fleet.deaf(now_ns=10_003 * MS)

@@ -47,6 +47,16 @@ def test_nothing_is_decided_where_nothing_runs(phase: Phase) -> None:
 # ---- prefetching
 
 
+def test_who_hears_of_nobody_waits_and_then_fails() -> None:
+    """An empty cohort needs nobody; a node that is cut off from its edges does not know of anybody."""
+    preparing = rollout(Phase.PREFETCHING)
+
+    assert move(next_step(preparing, Facts())) is Move.ACTIVATE
+    assert next_step(preparing, Facts(deaf=True)) is None
+    late = msgspec.structs.replace(preparing, waited_ms=60_000)
+    assert move(next_step(late, Facts(deaf=True))) is Move.FAIL
+
+
 @pytest.mark.parametrize(
     ("ready", "waiting", "failed", "ready_min_bp", "enough"),
     [
