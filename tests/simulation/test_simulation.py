@@ -69,7 +69,7 @@ def test_the_leader_dies_at_every_transition_of_a_rollout():
     it should. First beside whatever else goes wrong, then with nothing else until all were met.
     """
     left, wrong = set(ALL_MURDERS), []
-    for seed in range(30):
+    for seed in range(60):
         calm: dict[str, Any] = {
             "faults": frozenset(),
             "lease_ms": 500,
