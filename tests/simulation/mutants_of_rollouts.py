@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from consistency_service.core import rollout_steps
 from consistency_service.core.rollout import TRANSITIONS, Move, Phase, Rollout
 from consistency_service.core.rollout_machine import RolloutMachine
 from consistency_service.core.rollout_steps import Accrue
@@ -86,7 +87,7 @@ def _stage_skipped(patch: Patch) -> None:
 def _bake_time_ignored(patch: Patch) -> None:
     """By who decides, and by who checks."""
     patch.setattr(RolloutMachine, "_require_baked", lambda self, rollout: self._require_effective(rollout))
-    unpatched = rollouts.next_step
+    unpatched = rollout_steps.next_step
 
     def decide(rollout: Rollout, facts):
         if rollout.phase is Phase.BAKING:
@@ -122,7 +123,7 @@ def _models_not_held(patch: Patch) -> None:
 
 def _nobody_returns(patch: Patch) -> None:
     """The authority leaves what was aborted where it is."""
-    unpatched = rollouts.next_step
+    unpatched = rollout_steps.next_step
     patch.setattr(
         rollouts, "next_step", lambda rollout, facts: None if rollout.ends_as is not None else unpatched(rollout, facts)
     )
@@ -130,7 +131,7 @@ def _nobody_returns(patch: Patch) -> None:
 
 def _no_time_passes(patch: Patch) -> None:
     """Who takes over, or looks again, begins every time anew, and nothing is written down."""
-    unpatched = rollouts.next_step
+    unpatched = rollout_steps.next_step
 
     def decide(rollout: Rollout, facts):
         decision = unpatched(rollout, facts)

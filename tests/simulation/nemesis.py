@@ -255,6 +255,7 @@ def restored_state(backup: bytes, *, epoch: int) -> bytes:
     dropped = state.pendings().keys() - settled
     for model in state.models.values():
         if model.pending is not None and model.pending.revision in settled:
+            assert model.pending_origin is not None
             model.previous = model.pending_origin.previous
             model.previous_generation = model.pending_origin.previous_generation
             model.assignment, model.origin = model.pending.assignment, model.pending_origin

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
@@ -290,7 +291,7 @@ class Dispatcher:
                 if isinstance(command, c.AccrueRollout):
                     seen.since_ns = now_ns
                 seen.busy_until_ns = now_ns + PROPOSAL_TIMEOUT_NS
-                self._node.propose(command, lambda outcome, _, seen=seen: self._answered(seen, outcome))
+                self._node.propose(command, partial(self._answered, seen))
 
     def under_way(self, seen: _Seen, *, now_ns: int) -> bool:
         return seen.busy_until_ns > now_ns
@@ -299,7 +300,7 @@ class Dispatcher:
         """For long enough to know who lives."""
         return now_ns - self._listening_since_ns >= LISTEN_NS
 
-    def _answered(self, seen: _Seen, outcome: Outcome) -> None:
+    def _answered(self, seen: _Seen, outcome: Outcome, _: object) -> None:
         seen.busy_until_ns = 0
         self._node.world.judge.seen[f"order_{outcome.code}"] += 1
 
@@ -308,6 +309,7 @@ class Dispatcher:
         analysis = StageResult.NONE
         active = rollout.active_stage
         if active is not None and rollout.strategy.checks_of(active):
+            assert world.rollouts is not None
             analysis = world.rollouts.fortunes[rollout.rollout_id].result(rollout.phase, now_ns=world.now_ns)
         return Facts(
             ready_count=tally.ready,
