@@ -112,10 +112,11 @@ class Process:
     def break_clock(self, until_ns: int, rate: int) -> None:
         """From the end of this step until `until_ns` our clock runs as it likes; what waits for an instant of it, too.
 
-        The instants uttered under its old names are what they were when it was good.
+        The instants uttered under its old names are what they were when it was good. A clock that is loose already stays
+        so as long as it was to be: two blows may have waited for the end of one pause.
         """
         from_ns, clocks = self.free_at_ns, self.world.clocks
-        if from_ns >= until_ns:
+        if from_ns >= until_ns or from_ns < self.loose_until_ns:
             return
         self.world.judge.seen["clocks_broken"] += 1
         good = copy(self.clock)

@@ -9,9 +9,10 @@ import pytest
 from consistency_service.core import commands as c
 from edge_client.protocol.models import Assignment, Policy, Terms
 from edge_client.protocol.position import Position
-from tests.simulation.clock import GRAIN_NS, S, SimClock, on_grain
+from tests.simulation.clock import GRAIN_NS, MS, S, SimClock, on_grain
 from tests.simulation.judge import Era, Judge, Key, Truth
 from tests.simulation.knobs import FAULTS, drawn
+from tests.simulation.world import World
 from tests.support.region import activation, version
 
 G0, G1, G2 = (Key(1, 2, generation) for generation in range(3))
@@ -131,6 +132,28 @@ def test_a_clock_is_exact_on_the_grain_and_keeps_to_its_rate(varying):
             assert real_ns + GRAIN_NS == clock.reached_ns(local_ns + 1)
             elapsed_ns = clock.read(real_ns + 10 * S) - local_ns
             assert 9_500_000_000 <= elapsed_ns <= 10_500_000_000
+
+
+def test_a_clock_broken_twice_after_one_pause_keeps_its_rate_once_it_is_trusted():
+    """Both blows fell before the first could take effect; the second was to end within the first."""
+    world = World(drawn(1, faults=frozenset({"distrust", "loose_clock"}), rho_ppm=500, pause_chance=0.0))
+    node = world.nodes[0]
+    world.play(10 * MS)
+    node.free_at_ns = 100 * MS
+    for until_ns, rate in ((900 * MS, 2 * GRAIN_NS), (300 * MS, GRAIN_NS // 2)):
+        node.run(None, node.clock_broke, until_ns, rate)
+        world.at(until_ns, node.run, None, node.clock_trusted_again)
+    trusted_ns = 200 * MS
+    world.play(trusted_ns)
+    assert not node.clock_trusted
+    while not node.clock_trusted:
+        trusted_ns += MS
+        world.play(trusted_ns)
+
+    elapsed_ns = node.clock.read(trusted_ns + S) - node.clock.read(trusted_ns)
+    assert 900 * MS <= trusted_ns
+    assert abs(elapsed_ns - S) <= 500_000
+    assert 800 * 2 * MS == node.clock.read(900 * MS) - node.clock.read(100 * MS)
 
 
 def test_a_fault_switched_off_leaves_the_rest_as_it_was():
