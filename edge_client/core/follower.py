@@ -174,7 +174,8 @@ class Follower:
                 assembled = assembler.add(word, frame=frame)
                 effects += self._install(assembled) if assembled else ()
             elif word.position == Position(self.position.epoch, self.position.revision + 1):
-                effects += (self._apply(word, frame=frame),)
+                self._early[word.position] = (word, frame)  # Beside those that came from the region meanwhile.
+                effects += self._drain()
         self.restored = self.position != ORIGIN
         return (*effects, *self._want(self.position, now_ns=now_ns)) if self.restored else ()
 

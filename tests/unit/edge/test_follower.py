@@ -330,6 +330,20 @@ def test_evidence_is_the_snapshot_and_what_followed_and_restores_the_same_state(
     assert not restored.core.restored
 
 
+def test_restored_events_join_those_that_came_too_early():
+    restored = Driven()
+    restored.start()
+    for revision in (12, 13):
+        restored.hear(event(5, revision, view("a", generation=revision)))
+    words: list[tuple[Event | SnapshotChunk, bytes]]
+    words = [(chunks(snapshot(5, 10, view("a")), nonce=b"")[0], b"snapshot r10")]
+    words += [(event(5, r, view("a", generation=r)), f"event r{r}".encode()) for r in (11, 12)]
+    effects = restored.took(restored.core.restore(words, now_ns=0))
+    assert [e.position.revision for e in effects if isinstance(e, Applied)] == [10, 11, 12, 13]
+    assert restored.core.position == Position(5, 13) and restored.core.models["a"].generation == 13
+    assert restored.core.evidence() == (b"snapshot r10", b"event r11", b"event r12", b"event r13")
+
+
 def test_nothing_to_restore_changes_nothing():
     driven = Driven()
     assert driven.took(driven.core.restore([(event(5, 1), b"")], now_ns=0)) == ()
