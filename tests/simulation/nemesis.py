@@ -132,6 +132,7 @@ class Nemesis:
         self._world.bus.wipe()
 
     def _distrust(self) -> None:
+        """Of one life: a blow that waits for the end of a pause must not fall on the next life, after its mending."""
         world, rng = self._world, self._world.rng
         later_ns = world.now_ns + on_grain(rng.randrange(1, 4 * world.knobs.lease_ms * MS))
         processes: list[SimNode | SimEdge] = [*world.nodes, *world.edges]
@@ -141,9 +142,9 @@ class Nemesis:
         if "loose_clock" in world.active:
             later_ns = min(later_ns, world.work_until_ns)
             rate = rng.choice((GRAIN_NS // 2, GRAIN_NS * 9 // 10, GRAIN_NS * 11 // 10, 2 * GRAIN_NS, 5 * GRAIN_NS))
-            process.run(None, process.clock_broke, later_ns, rate)
+            process.run(process.life, process.clock_broke, later_ns, rate)
         else:
-            process.run(None, process.clock_distrusted)
+            process.run(process.life, process.clock_distrusted)
         world.at(later_ns, process.run, None, process.clock_trusted_again)
 
     def _install(self) -> None:

@@ -156,6 +156,25 @@ def test_a_clock_broken_twice_after_one_pause_keeps_its_rate_once_it_is_trusted(
     assert 800 * 2 * MS == node.clock.read(900 * MS) - node.clock.read(100 * MS)
 
 
+@pytest.mark.parametrize("faults", [{"distrust"}, {"distrust", "loose_clock"}], ids=sorted)
+def test_a_blow_at_a_clock_is_over_with_the_life_it_was_dealt_to(faults):
+    world = World(drawn(1, faults=frozenset(faults), pause_chance=0.0, lease_ms=10, fault_every_ns=100 * S))
+    processes = [*world.nodes, *world.edges]
+    for process in processes:
+        process.free_at_ns = 500 * MS
+    for _ in range(20):
+        world.nemesis._distrust()
+    for process in processes:
+        process.crash()
+    world.play(400 * MS)
+    for process in processes:
+        process.start()
+    world.play(S)
+
+    trusted = [node.clock_trusted for node in world.nodes] + [edge.state._reader.trusted for edge in world.edges]
+    assert {True} == set(trusted)
+
+
 def test_a_fault_switched_off_leaves_the_rest_as_it_was():
     knobs = drawn(next(seed for seed in range(50) if {"loss", "drift"} <= drawn(seed).faults))
     less = drawn(knobs.seed, without=("loss", "drift"), edges=1)
