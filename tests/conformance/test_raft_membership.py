@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 
 from consistency_service.adapters.raft_log import RaftLog, RaftLogConfig
+from consistency_service.adapters.raft_log import transport as transport_module
 from consistency_service.errors import ConfigError
 from consistency_service.runtime.ports import (
     AddMember,
@@ -166,6 +167,27 @@ async def test_from_one_to_five_and_back_under_load_with_restarts_loses_nothing(
     assert [] == [entry for entry in acknowledged if entry not in set(applied)]
     assert len(applied) == len(set(applied)) == len({index for index, _ in applied})
     assert (last,) == growing.seats[last].log.status().voters
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("away", "leader"), [("n1", "n4"), ("n3", "n2")], ids=["whom it dials", "who should dial it"])
+async def test_a_voter_follows_a_leader_that_was_added_while_it_was_away(growing, monkeypatch, away, leader):
+    """It has never heard of that node, and the others, content with their leader, tell it nothing."""
+    monkeypatch.setattr(transport_module, "LONELY_S", 0.2)
+    for name in sorted({"n2", "n3", "n4"} - {leader}):
+        await growing.add(name)
+    await growing.agreed(*sorted({"n1", "n2", "n3", "n4"} - {leader}))
+    await growing.close(away)
+    await growing.add(leader)
+    while (led := await growing.leader()).log.status().node_id != leader:
+        led.log.transfer(leader)
+        await asyncio.sleep(0.2)
+    for number in range(100):
+        await growing.commit(b"%d" % number)
+    await growing.open(away)
+
+    await growing.until(lambda: growing.seats[away].log.status().leader_id == leader, what=f"{away} behind {leader}")
+    await growing.agreed("n1", "n2", "n3", "n4")
 
 
 async def test_the_stock_library_forgets_members_and_this_log_does_not(growing):

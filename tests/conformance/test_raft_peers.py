@@ -98,7 +98,7 @@ async def test_certificates_of_every_wrong_kind_are_refused_and_counted(cluster,
     other_pair = certificates.issue(other, node_id="n2", now=NOW)
     await refused(cluster, "certificates_refused", context_of(other_pair), hello("n2", cluster_id="other"))
     unknown_pair = certificates.issue(certs, node_id="n9", now=NOW)
-    await refused(cluster, "certificates_refused", context_of(unknown_pair), hello("n9"))
+    await refused(cluster, "frames_refused", context_of(unknown_pair), hello("n2"))
     await refused(cluster, "certificates_refused", context_of(certificates.node_files(certs, "n1")), hello("n1"))
     await refused(cluster, "tls_failed", None, hello("n2"))
     await refused(cluster, "frames_refused", context_of(good), hello("n3"))
@@ -133,10 +133,35 @@ async def test_a_node_of_another_cluster_is_refused_even_by_an_authority_that_is
     await cluster.close_all()
 
 
+async def test_nodes_of_this_cluster_that_nobody_named_are_few_and_cannot_cause_an_election(cluster):
+    """They may be members whose addition we missed; they are heard, and believed what anybody would be."""
+    certs = cluster.directory / "certs"
+    host, port = cluster.peers["n1"].split(":")
+    terms = {seat.log.status().term for seat in cluster.alive()}
+    claim = wire.VoteRequest(term=1_000, last_index=1 << 40, last_term=999, trial=False, handed_over=False, stamp=1)
+    writers = []
+    try:
+        for number in range(transport_module.NEWCOMERS_MAX):
+            pair = certificates.issue(certs, node_id=f"x{number}", now=NOW)
+            reader, writer = await asyncio.open_connection(host, int(port), ssl=context_of(pair))
+            writer.write(hello(f"x{number}") + wire.encode(claim))
+            writers.append(writer)
+            assert await asyncio.wait_for(reader.read(1), 5)
+        one_more = certificates.issue(certs, node_id="x-more", now=NOW)
+        await refused(cluster, "certificates_refused", context_of(one_more), hello("x-more"))
+        await cluster.commit(b"all the same")
+    finally:
+        for writer in writers:
+            writer.transport.abort()
+
+    assert terms == {seat.log.status().term for seat in cluster.alive()}
+
+
 async def test_nothing_is_unpacked_of_who_is_not_certified(cluster, monkeypatch):
     fed: list[bytes] = []  # beyond TLS
     monkeypatch.setattr(wire.FrameSplitter, "feed", feed_counting(fed, wire.FrameSplitter.feed))
-    unknown = certificates.issue(cluster.directory / "certs", node_id="n9", now=NOW)
+    certificates.create_authority(cluster.directory / "foreign", cluster_id="ccs", now=NOW)
+    unknown = certificates.issue(cluster.directory / "foreign", node_id="n9", now=NOW)
     await cluster.close("n2")
     await cluster.close("n3")
     fed.clear()

@@ -30,8 +30,11 @@ STRANGERS_MAX: Final = 32
 
 SPARE_PER_PEER: Final = 2
 HOUSEKEEPING_S: Final = 1.0
+NEWCOMERS_MAX: Final = 8
+"""Connections at once with nodes of this cluster that our table of members does not name."""
+
 LONELY_S: Final = 5.0
-"""Who has no connection at all for so long dials those too who should dial: it may be that they do not any more."""
+"""A peer that should dial us and has not done so for as long is dialled: it may not know us, or have been removed."""
 ADDRESSES_EVERY: Final = 30
 """Rounds of housekeeping between two looks at where the peers live."""
 REFUSALS_LOGGED_EVERY_S: Final = 1.0
@@ -142,9 +145,20 @@ class PeerTransport:
             raise CertificateRefusedError(f"a node of another cluster: {identity}")
         if identity.node_id == self.config.node_id:
             raise CertificateRefusedError(f"our own certificate in other hands: {identity}")
-        known = identity.node_id in self.peers or identity.node_id in self.removed
-        if not known or connection.expected not in {None, identity.node_id}:
+        if not self._welcomes(identity.node_id) or connection.expected not in {None, identity.node_id}:
             raise CertificateRefusedError(f"not whom we expect: {identity}")
+
+    def _welcomes(self, node_id: str) -> bool:
+        """A member, one that was removed and will be told so, or, so many at once, a node that we have not heard of.
+
+        A node that was away while members were added knows its leader only by what the leader itself sends it (Raft
+        dissertation, section 4.1: servers act on requests of servers that are not in their configuration). Of such a
+        node's messages those count that would count from anybody: terms and logs protect them, and nobody counts its votes
+        or its acknowledgements.
+        """
+        if node_id in self.peers or node_id in self.removed or node_id in self._connections:
+            return True
+        return len(self._connections.keys() - self.peers.keys()) < NEWCOMERS_MAX
 
     def greet(self, connection: Connection, *, target: str) -> None:
         hello = wire.Hello(
@@ -154,14 +168,14 @@ class PeerTransport:
 
     def greeted(self, connection: Connection, hello: wire.Hello) -> None:
         """The connection is the peer's from here on; an older one of the same peer is dropped."""
-        known = (hello.sender in self.peers or hello.sender in self.removed) and hello.sender != self.config.node_id
+        known = hello.sender != self.config.node_id and self._welcomes(hello.sender)
         if hello.version != wire.PROTOCOL_VERSION or hello.cluster_id != self.config.cluster_id or not known:
             raise wire.WireError(f"greeting of a stranger: {hello}")
         if hello.target != self.config.node_id or connection.expected not in {None, hello.sender}:
             raise wire.WireError(f"greeting for or from somebody else: {hello}")
         if connection.identity is not None and connection.identity.node_id != hello.sender:
             raise wire.WireError(f"greeting in the name of another than {connection.identity}: {hello}")
-        if hello.sender not in self.peers:
+        if hello.sender in self.removed:
             self.counters["removed_peers_told"] += 1
             self.greet(connection, target=hello.sender)
             connection.write(wire.encode(wire.Dismissal()))
@@ -260,7 +274,7 @@ class PeerTransport:
 
     async def _dial(self, node_id: str, *, address: str) -> None:
         while True:
-            while node_id > self.config.node_id and not await self._lonely():
+            while node_id > self.config.node_id and not await self._missed(node_id):
                 pass
             connection = self._dialled[node_id] = self._connection(expected=node_id, from_peer_host=True)
             try:
@@ -273,11 +287,11 @@ class PeerTransport:
                 self.counters["dials_failed"] += 1
             await asyncio.sleep(self.config.connection_retry_ms / 1_000)
 
-    async def _lonely(self) -> bool:
-        """After `LONELY_S`: nobody is connected, nor was then."""
-        before = bool(self._connections)
+    async def _missed(self, node_id: str) -> bool:
+        """After `LONELY_S`: the peer, which should have dialled us, is not connected, nor was then. It may not know us."""
+        before = node_id in self._connections
         await asyncio.sleep(LONELY_S)
-        return not before and not self._connections
+        return not before and node_id not in self._connections
 
     async def _connect(self, connection: Connection, *, address: str) -> None:
         """The connection is made, to the first address of the peer that answers. Raises `OSError`."""
