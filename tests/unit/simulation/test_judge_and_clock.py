@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -159,7 +160,7 @@ def test_a_clock_broken_twice_after_one_pause_keeps_its_rate_once_it_is_trusted(
 @pytest.mark.parametrize("faults", [{"distrust"}, {"distrust", "loose_clock"}], ids=sorted)
 def test_a_blow_at_a_clock_is_over_with_the_life_it_was_dealt_to(faults):
     world = World(drawn(1, faults=frozenset(faults), pause_chance=0.0, lease_ms=10, fault_every_ns=100 * S))
-    processes = [*world.nodes, *world.edges]
+    processes: list[Any] = [*world.nodes, *world.edges]
     for process in processes:
         process.free_at_ns = 500 * MS
     for _ in range(20):
