@@ -331,7 +331,7 @@ async def test_garbage_on_the_raft_port_is_counted_and_harms_nothing(plain):
         empty,
         wire.encode(wire.HandOver(term=1 << 60)),
         wire.encode(wire.Hello(version=1, cluster_id="another", sender=other, target=name)),
-        wire.encode(wire.Hello(version=1, cluster_id="ccs", sender="readonly", target=name)),
+        wire.encode(wire.Hello(version=1, cluster_id="ccs", sender="readonly", target=other)),
         wire.encode(wire.Hello(version=2, cluster_id="ccs", sender=other, target=name)),
         hello(plain, sender=other, target=other),
         hello(plain, sender=name, target=name),

@@ -144,9 +144,9 @@ def a_certificate_of_another_name_is_refused() -> None:
         node_id="n1", listen="127.0.0.1:1", peers={"n1": "127.0.0.1:1", "n2": "127.0.0.1:2"}, data_dir=Path("/virtual")
     )
     transport = PeerTransport(config, on_connected=always(None), on_disconnected=always(None), on_message=always(None))
-    for cluster_id, node_id in (("other", "n2"), ("ccs", "n1"), ("ccs", "n9")):
+    for cluster_id, node_id, expected in (("other", "n2", None), ("ccs", "n1", None), ("ccs", "n9", "n2")):
         stranger: Any = SimpleNamespace(
-            identity=Identity(cluster_id=cluster_id, node_id=node_id, expires_at_unix_s=0), expected=None
+            identity=Identity(cluster_id=cluster_id, node_id=node_id, expires_at_unix_s=0), expected=expected
         )
         with pytest.raises(CertificateRefusedError):
             transport.identified(stranger)
