@@ -150,7 +150,7 @@ class Reader:
             return self._contradicted(beacon.clock_id, now_ns=now_ns)
         if beacon.position <= self.position:
             self._take(beacon)
-            self._ask_again_if_useless(beacon, clock, now_ns=now_ns)
+            self._ask_again_if_poor(beacon, clock, now_ns=now_ns)
         elif beacon not in self._waiting:
             self._waiting.append(beacon)
             if len(self._waiting) > BEACONS_KEPT:
@@ -327,11 +327,14 @@ class Reader:
             clock.newest_t0_ns = beacon.t0_ns
             self._renew_lease()
 
-    def _ask_again_if_useless(self, beacon: Beacon, clock: _ServiceClock, *, now_ns: int) -> None:
-        """The newest beacon gave no lease although its clock is known: the sample took too long on its way."""
+    def _ask_again_if_poor(self, beacon: Beacon, clock: _ServiceClock, *, now_ns: int) -> None:
+        """The newest beacon gave little lease or none although its clock is known: the sample took long on its way.
+
+        Little is less than a quarter: it would end before the next beacon, time and again until the next round of samples.
+        """
         if not clock.samples.two_way or beacon.clock_id == self._own_clock_id:
             return
-        if self._lease_until_ns > now_ns:
+        if self._lease_until_ns > now_ns + self.terms.lease_ns // 4:
             clock.asked_count = 0
         elif clock.request_due_ns is None and beacon.t0_ns == clock.newest_t0_ns:
             wait_ns = self._within_eighth_lease() << min(clock.asked_count, ASK_DOUBLINGS_MAX)
