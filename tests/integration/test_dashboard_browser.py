@@ -20,6 +20,8 @@ from edge_client.protocol.messages import EdgeReport, ServedModel
 from tests.api.served import Served, one_node
 from tests.api.test_rollouts import Edges
 
+expect.set_options(timeout=20_000)  # what is waited for has to happen; how fast is for benchmarks
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PATHS = ("/", "/models/m", "/edges", "/cluster", "/timeline?at=2030-01-01T00:00", "/rollouts", "/rollouts/r-1", "/docs")
 NEXT = "2.0.0-rc.1+build.20261122"
@@ -140,7 +142,7 @@ async def test_an_activation_shows_by_itself(visit: Visit):
     await expect(live).to_have_text("1.0.0")
     await visit.served.activate(NEXT)
 
-    await expect(live).to_have_text(NEXT, timeout=3_000)
+    await expect(live).to_have_text(NEXT)
     assert await page.evaluate("window.untouched"), "the page was not loaded again"
     assert [] == visit.complaints
 
