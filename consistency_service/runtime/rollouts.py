@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from consistency_service.core.analysis import ExternalAnswer
@@ -65,6 +67,11 @@ class _Seen:
     judged_at_ns: int = 0
     judged: Judged | None = None
     proposal: asyncio.Task[None] | None = None
+
+    def not_written(self, *, since_ns: int, until_ns: int) -> None:
+        """The order that was to write this time down was refused: it is to be accrued still, if nothing began anew since."""
+        if self.since_ns == until_ns:
+            self.since_ns = since_ns
 
 
 class RolloutDriver:
@@ -126,9 +133,13 @@ class RolloutDriver:
             decision = next_step(rollout, facts)
             command = None if decision is None else self._command(rollout, decision, seen, now_ns=now_ns)
             if command is not None:
+                since_ns, refused = seen.since_ns, None
                 if isinstance(command, AccrueRollout):
                     seen.since_ns = now_ns
-                seen.proposal = group.create_task(self._propose(command), name=f"rollout-{rollout.rollout_id}")
+                    if time_outlives_refusal(command, rollout):
+                        refused = partial(seen.not_written, since_ns=since_ns, until_ns=now_ns)
+                order = self._propose(command, refused=refused)
+                seen.proposal = group.create_task(order, name=f"rollout-{rollout.rollout_id}")
 
     def live(self, rollout: Rollout) -> Live | None:
         """What is seen of it at this moment; None on any node but the authority's."""
@@ -216,8 +227,8 @@ class RolloutDriver:
             evidence=evidence,
         )
 
-    async def _propose(self, command: AnyCommand) -> None:
-        """Offer it once. What became of it the next look finds in the state."""
+    async def _propose(self, command: AnyCommand, *, refused: Callable[[], None] | None) -> None:
+        """Offer it once. What became of it the next look finds in the state; `refused` hears that it surely did nothing."""
         name = type(command).__name__
         try:
             outcome = await self._metadata.propose(command, timeout_ms=PROPOSAL_TIMEOUT_MS)
@@ -228,6 +239,8 @@ class RolloutDriver:
             self.counters["orders_applied"] += 1
         else:
             self.counters[f"orders_{outcome.code}"] += 1
+            if refused is not None:
+                refused()
             _log.info("rollout_order_refused command=%s code=%s detail=%s", name, outcome.code, outcome.detail)
 
     def _applied(self, command: AnyCommand, outcome: Outcome) -> None:
@@ -236,6 +249,14 @@ class RolloutDriver:
 
     def check_invariants(self) -> None:
         assert len(self._seen) <= 2 * RUNNING_MAX
+
+
+def time_outlives_refusal(command: AccrueRollout, rollout: Rollout) -> bool:
+    """Whether the time of an order that was refused may be accrued with the next.
+
+    Not what passed while an activation was pending: the next order would count it as baked.
+    """
+    return command.baked_ms > 0 or rollout.phase is Phase.PREFETCHING
 
 
 def _under_way(seen: _Seen) -> bool:

@@ -142,18 +142,18 @@ class Bus:
     # ---- the stream, as the relay sees it
 
     def tail(self, node: SimNode) -> None:
-        self._ask(node, self._answer_tail, node)
+        self._ask(node, self._answer_tail, node, node.life)
 
-    def _answer_tail(self, node: SimNode) -> None:
-        self._reply(node, node.tail_known, self.sequence, self.message_id)
+    def _answer_tail(self, node: SimNode, life: int) -> None:
+        self._reply(node, life, node.tail_known, self.sequence, self.message_id)
 
     def append(self, node: SimNode, event: Event, *, expected: int) -> None:
-        self._ask(node, self._append, node, event, expected)
+        self._ask(node, self._append, node, node.life, event, expected)
 
-    def _append(self, node: SimNode, event: Event, expected: int) -> None:
+    def _append(self, node: SimNode, life: int, event: Event, expected: int) -> None:
         if expected != self.sequence:
             self._world.judge.seen["relay_fenced"] += 1
-            self._reply(node, node.append_refused)
+            self._reply(node, life, node.append_refused)
             return
         self.sequence += 1
         self.message_id = event.message_id
@@ -161,7 +161,7 @@ class Bus:
         del self.kept[:-STREAM_KEPT]
         for edge in self._world.edges:
             self.carry(edge, self._world.now_ns, edge.event_received, event)
-        self._reply(node, node.appended, event, self.sequence)
+        self._reply(node, life, node.appended, event, self.sequence)
 
     def wipe(self) -> None:
         """Lose everything that is held."""
@@ -180,9 +180,10 @@ class Bus:
         delay_ns = world.drawn_ns(min(world.knobs.delay_ns, 20 * MS))
         world.at(node.free_at_ns + on_grain(delay_ns), act, *args)
 
-    def _reply(self, node: SimNode, act: Callable[..., None], *args: Any) -> None:
+    def _reply(self, node: SimNode, life: int, act: Callable[..., None], *args: Any) -> None:
+        """To the life that asked: its connection ends with it."""
         world = self._world
         if node.name in self.cannot_hear or world.rng.random() < world.knobs.loss_chance / 4:
             return
         delay_ns = world.drawn_ns(min(world.knobs.delay_ns, 20 * MS))
-        world.at(world.now_ns + on_grain(delay_ns), node.run, node.life, act, *args)
+        world.at(world.now_ns + on_grain(delay_ns), node.run, life, act, *args)

@@ -134,14 +134,17 @@ class Truth:
         self.views[state.position] = {name: model.view() for name, model in state.models.items()}
         for name, model in state.models.items():
             self.created.setdefault(name, []).append(state.position)
+            assignments = self.assignments.setdefault(name, {})
+            for entry in model.history:
+                key = Key(*state.position, entry.generation)
+                self._start(name, key, now_ns)
+                assignments[key] = entry.assignment
             key = Key(*state.position, model.generation)
             self._start(name, key, now_ns)
-            if model.assignment is not None:
-                self.assignments.setdefault(name, {})[key] = model.assignment
-            if model.previous is not None:
-                before = key._replace(generation=model.previous_generation)
-                self._start(name, before, now_ns)
-                self.assignments[name][before] = model.previous
+            if model.assignment is not None and assignments.get(key) != model.assignment:
+                raise AssertionError(
+                    f"{name} stands at g{model.generation}, but its history says {assignments.get(key)}"
+                )
 
     def key(self, model: str, position: Position, generation: int) -> Key:
         created = self.created[model]

@@ -369,8 +369,7 @@ class SimNode(Process):
     def appended(self, event: Event, sequence: int, now_ns: int) -> None:
         self._relay_busy_until_ns = 0
         self._tail = (sequence, event.message_id)
-        if event.epoch == self.machine.state.epoch:
-            self.authority.published(through=event.revision)
+        self.authority.published(through=event.revision)
 
     def append_refused(self, now_ns: int) -> None:
         self._relay_busy_until_ns = 0

@@ -8,6 +8,7 @@ it; edges report to every node over the bus. What an analysis would find is draw
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -21,6 +22,7 @@ from consistency_service.core.rollout_steps import Accrue, Decision, Facts, Stag
 from consistency_service.core.state import State
 from consistency_service.core.strategy import Check, Gate, Metric, OnFailure, Prefetch, Stage, Stragglers, Strategy
 from consistency_service.runtime.rollout_facts import Buckets, Tally, readiness_of
+from consistency_service.runtime.rollouts import time_outlives_refusal
 from edge_client.protocol.bucketing import SHARE_BP_MAX, CohortSelector
 from edge_client.protocol.messages import EdgeReport, ServedModel
 from tests.simulation.clock import MS, S, on_grain
@@ -242,6 +244,10 @@ class _Seen:
     busy_until_ns: int = 0
     """An order is under way: nobody has said what became of it, and the time to wait for that is not over."""
 
+    def not_written(self, *, since_ns: int, until_ns: int) -> None:
+        if self.since_ns == until_ns:
+            self.since_ns = since_ns
+
 
 class Dispatcher:
     """What one life of a node keeps and does about rollouts."""
@@ -288,10 +294,13 @@ class Dispatcher:
             decision = next_step(rollout, facts)
             command = None if decision is None else self._command(rollout, decision, now_ns=now_ns)
             if command is not None:
+                since_ns, refused = seen.since_ns, None
                 if isinstance(command, c.AccrueRollout):
                     seen.since_ns = now_ns
+                    if time_outlives_refusal(command, rollout):
+                        refused = partial(seen.not_written, since_ns=since_ns, until_ns=now_ns)
                 seen.busy_until_ns = now_ns + PROPOSAL_TIMEOUT_NS
-                self._node.propose(command, partial(self._answered, seen))
+                self._node.propose(command, partial(self._answered, seen, refused))
 
     def under_way(self, seen: _Seen, *, now_ns: int) -> bool:
         return seen.busy_until_ns > now_ns
@@ -300,7 +309,10 @@ class Dispatcher:
         """For long enough to know who lives."""
         return now_ns - self._listening_since_ns >= LISTEN_NS
 
-    def _answered(self, seen: _Seen, outcome: Outcome, _: object) -> None:
+    def _answered(self, seen: _Seen, refused: Callable[[], None] | None, outcome: Outcome, now_ns: int) -> None:
+        """As `RolloutDriver._propose`, which hears nothing any more after its time."""
+        if refused is not None and not outcome.ok and self.under_way(seen, now_ns=now_ns):
+            refused()
         seen.busy_until_ns = 0
         self._node.world.judge.seen[f"order_{outcome.code}"] += 1
 
