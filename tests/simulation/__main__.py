@@ -8,38 +8,22 @@ mutants [--only TEXT] [--show]    each rule off: must be caught within its budge
 from __future__ import annotations
 
 import argparse
-import gc
 import os
-import signal
 import sys
 import time
 from collections import Counter
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from tests.simulation.clock import MS, S
 from tests.simulation.knobs import drawn
 from tests.simulation.mutant import Mutant
 from tests.simulation.mutants import MUTANTS
-from tests.simulation.world import Result, run
+from tests.simulation.result import Result, show
+from tests.simulation.soak import add_options, soak
+from tests.simulation.world import run
 
-BATCH = 25
-TELL_SECONDS = 10
-
-
-def play_batch(first: int, count: int) -> list[Result]:
-    """The results of some seeds, without their traces."""
-    results = [run(seed) for seed in range(first, first + count)]
-    gc.collect()
-    return results
-
-
-def settle_in() -> None:
-    """Make this process a worker: it ends when it is told to, not when somebody interrupts; and it collects garbage
-    between runs only, since a run leaves one heap of cycles behind and none before its end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    gc.freeze()
-    gc.disable()
+REPLAY = "python -m tests.simulation run --trace --seed"
 
 
 def hunt(mutant: Mutant, *, first: int = 0, budget: int) -> tuple[int | None, Result | None, Counter[str]]:
@@ -53,13 +37,6 @@ def hunt(mutant: Mutant, *, first: int = 0, budget: int) -> tuple[int | None, Re
             others["wrong without it"] += 1
         others.update(result.rules)
     return None, None, others
-
-
-def show(result: Result) -> None:
-    healed = "never" if result.healed_ns is None else f"{result.healed_ns / S:.1f} s after the last fault"
-    print(f"seed {result.seed}: {result.virtual_ns / S:.1f} virtual s, {result.step_count} steps, current {healed}")
-    for violation in result.violations:
-        print(f"  VIOLATION {violation.rule} at {violation.at_ns / S:.6f} s: {violation.what}")
 
 
 def shrunk(seed: int, mutant: Mutant | None = None) -> str:
@@ -88,7 +65,7 @@ def shrunk(seed: int, mutant: Mutant | None = None) -> str:
     options += [f"--without {','.join(changes['without'])}"] if changes["without"] else []
     options += [f"--{name} {changes[name]}" for name in ("models", "edges") if name in changes]
     options += [f"--duration-ms {changes['duration_ns'] / MS:g}"] if "duration_ns" in changes else []
-    return " ".join(["python -m tests.simulation run --trace --seed", str(seed), *options])
+    return " ".join([REPLAY, str(seed), *options])
 
 
 def named(name: str) -> Mutant:
@@ -121,73 +98,8 @@ def run_command(args: argparse.Namespace) -> int:
     return 1 if result.violations else 0
 
 
-class Tally:
-    """What came of a soak so far."""
-
-    def __init__(self, *, first: int) -> None:
-        self._first = first
-        self._begun = time.monotonic()
-        self._told = self._begun
-        self._seen: Counter[str] = Counter()
-        self.seeds = self.violations = self._virtual_ns = self._healed_ns_max = 0
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._begun
-
-    def add(self, result: Result) -> None:
-        self.seeds += 1
-        self._virtual_ns += result.virtual_ns
-        self._healed_ns_max = max(self._healed_ns_max, result.healed_ns or 0)
-        self._seen.update(result.seen)
-        if result.violations:
-            self.violations += 1
-            show(result)
-            print(f"  replay: python -m tests.simulation run --trace --seed {result.seed}")
-            print(f"  shrunk: {shrunk(result.seed)}", flush=True)
-
-    def tell_now_and_then(self) -> None:
-        if time.monotonic() - self._told >= TELL_SECONDS:
-            self._told = time.monotonic()
-            rate = self.seeds / self.seconds
-            print(f"{self.seeds} seeds done, {rate:.1f} seeds/s, {self.violations} with violations", flush=True)
-
-    def summary(self) -> str:
-        seconds, virtual_s = self.seconds, self._virtual_ns / S
-        return (
-            f"{self.seeds} seeds from {self._first} in {seconds:.0f} s: {self.seeds / seconds:.1f} seeds/s,"
-            f" {virtual_s / 3600:.1f} virtual hours, {virtual_s / seconds:.0f} times real time,"
-            f" {self.violations} seeds with violations;"
-            f" every edge was current at most {self._healed_ns_max / S:.1f} s after the last fault\n"
-            "seen: " + ", ".join(f"{name} {count}" for name, count in sorted(self._seen.items()))
-        )
-
-
 def soak_command(args: argparse.Namespace) -> int:
-    first = args.first if args.first is not None else int(time.time()) * 1_000
-    following, end = first, first + args.seeds if args.seeds else sys.maxsize
-    tally = Tally(first=first)
-    running: set[Future[list[Result]]] = set()
-
-    def more() -> bool:
-        return following < end and (args.seeds is not None or tally.seconds < args.seconds)
-
-    with ProcessPoolExecutor(args.workers, initializer=settle_in) as pool:
-        try:
-            while more() or running:
-                while len(running) < 2 * args.workers and more():
-                    count = min(BATCH, end - following)
-                    running.add(pool.submit(play_batch, following, count))
-                    following += count
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for result in (result for future in done for result in future.result()):
-                    tally.add(result)
-                tally.tell_now_and_then()
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            print(f"stopped by hand; seeds up to {following} were begun", flush=True)
-    print(tally.summary())
-    return 1 if tally.violations else 0
+    return soak(run, args, batch=25, replay=REPLAY, shrunk=shrunk)
 
 
 def mutants_command(args: argparse.Namespace) -> int:
@@ -215,7 +127,6 @@ def hunt_by_name(name: str, budget: int) -> tuple[int | None, Result | None, Cou
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__.split("\n")[0])
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     commands = parser.add_subparsers(required=True)
     run_parser = commands.add_parser("run")
     run_parser.add_argument("--seed", type=int, required=True)
@@ -228,13 +139,12 @@ def main() -> int:
     run_parser.add_argument("--duration-ms", type=float)
     run_parser.set_defaults(act=run_command)
     soak_parser = commands.add_parser("soak")
-    soak_parser.add_argument("--seconds", type=float, default=60)
-    soak_parser.add_argument("--seeds", type=int, help="so many, instead of so long")
-    soak_parser.add_argument("--first", type=int, help="the first seed; by default one that nobody has played")
+    add_options(soak_parser)
     soak_parser.set_defaults(act=soak_command)
     mutants_parser = commands.add_parser("mutants")
     mutants_parser.add_argument("--only", default="")
     mutants_parser.add_argument("--seeds", type=int)
+    mutants_parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     mutants_parser.add_argument("--show", action="store_true", help="shrink each catch, and print what replays it")
     mutants_parser.set_defaults(act=mutants_command)
     args = parser.parse_args()

@@ -20,7 +20,7 @@ from edge_client.runtime.tier import Tier
 from tests.fakes.artifact_source import FakeArtifactSource
 from tests.fakes.local_tier import Box, FakeLocalTier
 from tests.simulation.judge import Violation
-from tests.simulation.world import Result
+from tests.simulation.result import Result
 
 STEPS = 24
 SIZE_BYTES_MAX = 4_000

@@ -249,18 +249,15 @@ class SimEdge(Process):
         follower, reader = state._follower, state._reader
         may_be_strong = reader.trusted and follower.epoch_current and not follower.unsupported
         for era, pending, served in self._eras:
-            if pending is None:
-                self._account.plain(reader, era=era, may_be_strong=may_be_strong, since=since, until=until)
-            else:
-                self._account.walk(
-                    reader,
-                    era=era,
-                    pending=pending,
-                    crossed=served._crossed == pending.revision,
-                    may_be_strong=may_be_strong,
-                    since=since,
-                    until=until,
-                )
+            self._account.tell(
+                reader,
+                era=era,
+                pending=pending,
+                crossed=pending is not None and served._crossed == pending.revision,
+                may_be_strong=may_be_strong,
+                since=since,
+                until=until,
+            )
 
     def is_current(self, now_ns: int) -> bool:
         """Strong at the newest revision, for every model that can be."""

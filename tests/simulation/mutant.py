@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.simulation.world import Result, run
+from tests.simulation.result import Result
+from tests.simulation.world import run
 
 Patch = pytest.MonkeyPatch
 

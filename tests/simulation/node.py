@@ -425,19 +425,15 @@ class SimNode(Process):
             self._spoken_epoch = epoch
         may_be_strong = self._spoken_epoch == epoch
         for era, model in self._eras:
-            pending = model.pending
-            if pending is None:
-                self._account.plain(reader, era=era, may_be_strong=may_be_strong, since=since, until=until)
-            else:
-                self._account.walk(
-                    reader,
-                    era=era,
-                    pending=pending,
-                    crossed=False,
-                    may_be_strong=may_be_strong,
-                    since=since,
-                    until=until,
-                )
+            self._account.tell(
+                reader,
+                era=era,
+                pending=model.pending,
+                crossed=False,
+                may_be_strong=may_be_strong,
+                since=since,
+                until=until,
+            )
 
     def after(self, now_ns: int) -> None:
         if self._effects:

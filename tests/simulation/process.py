@@ -157,11 +157,29 @@ class Account:
         self.truth = process.world.truth
         self.who = process.name
 
+    def tell(
+        self,
+        reader: Reader,
+        *,
+        era: Era,
+        pending: Pending | None,
+        crossed: bool,
+        may_be_strong: bool,
+        since: tuple[int, int],
+        until: tuple[int, int],
+    ) -> None:
+        """Account for `[since, until)`: instants in real and in local time, on the grain."""
+        if pending is None:
+            self.plain(reader, era=era, may_be_strong=may_be_strong, since=since, until=until)
+            return
+        self.walk(
+            reader, era=era, pending=pending, crossed=crossed, may_be_strong=may_be_strong, since=since, until=until
+        )
+
     def plain(
         self, reader: Reader, *, era: Era, may_be_strong: bool, since: tuple[int, int], until: tuple[int, int]
     ) -> None:
-        """Account for `[since, until)` with nothing pending: strong to the end of the lease. Instants are in real and in
-        local time, and on the grain."""
+        """As `tell` with nothing pending: strong to the end of the lease."""
         begin_ns, local_ns = since
         end_ns, local_end_ns = until
         lease_ns = reader.lease_until_ns
@@ -184,7 +202,7 @@ class Account:
         since: tuple[int, int],
         until: tuple[int, int],
     ) -> None:
-        """As `plain`, piece by piece, while an activation is pending. `era` is the one before it."""
+        """As `tell`, piece by piece, while an activation is pending. `era` is the one before it."""
         here_real_ns, here_ns = since
         until_ns, end_ns = until
         clock = self.clock

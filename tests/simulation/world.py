@@ -11,7 +11,6 @@ import heapq
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,35 +24,17 @@ from tests.simulation.clock import MS, S, SimClock, on_grain
 from tests.simulation.edge import SimEdge
 from tests.simulation.fabric import Bus, Log
 from tests.simulation.forger import Forger
-from tests.simulation.judge import Judge, Truth, Violation
+from tests.simulation.judge import Judge, Truth
 from tests.simulation.knobs import Knobs, drawn
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.node import SimNode
 from tests.simulation.process import Process
+from tests.simulation.result import HEAL_NS, Result
 from tests.simulation.rollout_judge import RolloutJudge
 from tests.simulation.rollouts import STEP_NS, Murder, Rollouts
 
-HEAL_NS = 20 * S
 LOOK_NS = 200 * MS
 TRACE_LINE_CHARS = 400
-
-
-@dataclass(kw_only=True)
-class Result:
-    """What came of a run."""
-
-    seed: int
-    violations: list[Violation]
-    virtual_ns: int
-    healed_ns: int | None
-    step_count: int
-    seen: dict[str, int]
-    digest: str = ""
-    trace: list[str] = field(default_factory=list)
-
-    @property
-    def rules(self) -> frozenset[str]:
-        return frozenset(violation.rule for violation in self.violations)
 
 
 class World:

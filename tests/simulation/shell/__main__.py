@@ -1,7 +1,7 @@
 """`python -m tests.simulation.shell`: the real drivers and the real log, one seed at a time.
 
 run --seed N [--trace]                          play one seed; the trace goes to standard output
-soak --seconds S | --seeds COUNT [--first N]    many seeds, one after the other
+soak --seconds S | --seeds COUNT [--first N]    many seeds, on all cores
 mutants [--only TEXT]                           each rule off: must be caught within its budget of seeds
 """
 
@@ -10,24 +10,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections import Counter
 
 import pytest
 
-from tests.simulation.clock import S
+from tests.simulation.result import Result, show
 from tests.simulation.shell.knobs import drawn
 from tests.simulation.shell.mutants import MUTANTS, Mutant
-from tests.simulation.shell.world import Result, run
+from tests.simulation.shell.world import run
+from tests.simulation.soak import add_options, soak
 
 REPLAY = "python -m tests.simulation.shell run --trace --seed"
-
-
-def show(result: Result) -> None:
-    healed = "never" if result.healed_ns is None else f"{result.healed_ns / S:.1f} s after the last fault"
-    print(f"seed {result.seed}: {result.virtual_ns / S:.1f} virtual s, {result.step_count} steps, current {healed}")
-    for violation in result.violations:
-        print(f"  VIOLATION {violation.rule} at {violation.at_ns / S:.6f} s: {violation.what}")
 
 
 def run_command(args: argparse.Namespace) -> int:
@@ -38,34 +31,13 @@ def run_command(args: argparse.Namespace) -> int:
     for line in result.trace:
         print(line)
     show(result)
-    print(f"trace digest {result.digest & (1 << 64) - 1:016x}")
+    print(f"trace digest {result.digest}")
     print("seen:", ", ".join(f"{name} {count}" for name, count in sorted(result.seen.items())))
     return 1 if result.violations else 0
 
 
 def soak_command(args: argparse.Namespace) -> int:
-    begun = time.monotonic()
-    first = args.first if args.first is not None else int(time.time()) * 1_000
-    count = violations = virtual_ns = healed_ns_max = 0
-    seen: Counter[str] = Counter()
-    while time.monotonic() - begun < args.seconds if args.seeds is None else count < args.seeds:
-        result = run(first + count)
-        count += 1
-        virtual_ns += result.virtual_ns
-        healed_ns_max = max(healed_ns_max, result.healed_ns or 0)
-        seen.update(result.seen)
-        if result.violations:
-            violations += 1
-            show(result)
-            print(f"  replay: {REPLAY} {result.seed}", flush=True)
-    seconds = time.monotonic() - begun
-    print(
-        f"{count} seeds from {first} in {seconds:.0f} s: {count / seconds:.2f} seeds/s, {virtual_ns / S / 3600:.2f}"
-        f" virtual hours, {virtual_ns / S / seconds:.0f} times real time, {violations} seeds with violations;"
-        f" everybody was current at most {healed_ns_max / S:.1f} s after the last fault"
-    )
-    print("seen:", ", ".join(f"{name} {count}" for name, count in sorted(seen.items())))
-    return 1 if violations else 0
+    return soak(run, args, batch=4, replay=REPLAY, shrunk=None)
 
 
 def hunt(mutant: Mutant, *, first: int = 0, budget: int) -> tuple[Result | None, Counter[str]]:
@@ -109,9 +81,7 @@ def main() -> int:
     run_parser.add_argument("--without", default="")
     run_parser.set_defaults(act=run_command)
     soak_parser = commands.add_parser("soak")
-    soak_parser.add_argument("--seconds", type=float, default=60)
-    soak_parser.add_argument("--seeds", type=int)
-    soak_parser.add_argument("--first", type=int)
+    add_options(soak_parser)
     soak_parser.set_defaults(act=soak_command)
     mutants_parser = commands.add_parser("mutants")
     mutants_parser.add_argument("--only", default="")

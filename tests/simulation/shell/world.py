@@ -24,7 +24,7 @@ import tempfile
 import traceback
 from collections.abc import Coroutine, Iterable
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -38,7 +38,8 @@ from consistency_service.testbed.linearizability import Answer, Operation, check
 from edge_client.protocol.envelope import Signer, trust_line
 from tests.fakes.artifact_store import FakeArtifactStore
 from tests.simulation.clock import MS, S, SimClock
-from tests.simulation.judge import Era, Judge, Key, Truth, Violation
+from tests.simulation.judge import Era, Judge, Key, Truth
+from tests.simulation.result import HEAL_NS, Result
 from tests.simulation.shell.bottle import one_world
 from tests.simulation.shell.bus import SimHub
 from tests.simulation.shell.callers import Callers
@@ -50,28 +51,8 @@ from tests.simulation.shell.nemesis import Nemesis
 from tests.simulation.shell.network import Network
 from tests.simulation.shell.node import AskNode, Machine
 
-HEAL_NS = 20 * S
-"""Every edge is strong at the newest revision so long after the last fault, at the latest."""
 LOOK_NS = 100 * MS
 CHECK_S = 5.0
-
-
-@dataclass(kw_only=True)
-class Result:
-    """What came of a run."""
-
-    seed: int
-    violations: list[Violation]
-    virtual_ns: int
-    healed_ns: int | None
-    step_count: int
-    seen: dict[str, int]
-    digest: int
-    trace: list[str] = field(default_factory=list)
-
-    @property
-    def rules(self) -> frozenset[str]:
-        return frozenset(violation.rule for violation in self.violations)
 
 
 @dataclass
@@ -341,7 +322,7 @@ def _result(world: World) -> Result:
         healed_ns=healed_ns,
         step_count=loop.step_count,
         seen=dict(world.judge.seen + world.ledger.counts),
-        digest=loop.digest,
+        digest=f"{loop.digest & (1 << 64) - 1:016x}",
         trace=world.trace,
     )
 
