@@ -48,7 +48,7 @@ class LoaderError(EdgeError):
 
 
 class TooStaleError(EdgeError):
-    """The policy's `staleness_max_ms` is exceeded, or no bound is known."""
+    """`staleness_max_ms`, the policy's or the caller's, is exceeded, or no bound is known."""
 
 
 class FallbackRefusedError(EdgeError):
@@ -57,6 +57,30 @@ class FallbackRefusedError(EdgeError):
 
 class NotStrongError(EdgeError):
     """`read_strong` could not become strong within its timeout."""
+
+
+class FeatureStoreError(EdgeError):
+    """The regional feature store failed; base of the two below."""
+
+
+class FeatureStoreUnavailableError(FeatureStoreError):
+    """The feature store is away, slow or full; what is queued is sent when it is back."""
+
+
+class FeatureStoreRefusedError(FeatureStoreError):
+    """The feature store refuses this for good: permissions, a wrong type under the key, something too large."""
+
+
+class FeatureQueueFullError(EdgeError):
+    """The write-behind queue is at its bound, and the class says to raise then; flush, or write less."""
+
+
+class FeatureValueError(EdgeError):
+    """A key or value that cannot be a feature: too long, too large, or of no type that is kept."""
+
+
+class FeatureCorruptError(EdgeError):
+    """Bytes of a tier are no feature: damaged, cut, or not ours; they count as absent."""
 
 
 class ClosedError(EdgeError):

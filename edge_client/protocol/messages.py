@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from edge_client.protocol.envelope import EnvelopeError, Signer, Verifier
+from edge_client.protocol.feature_classes import FeatureClass
 from edge_client.protocol.models import ModelView, Terms
 from edge_client.protocol.observations import Observations
 from edge_client.protocol.position import Position
@@ -80,6 +81,9 @@ class Event(RegionMessage, frozen=True, kw_only=True, tag="event"):
     models: tuple[ModelView, ...] = ()
     """The complete new view of every model it changed."""
     removed: tuple[str, ...] = ()
+    feature_classes: tuple[FeatureClass, ...] = ()
+    """Every feature class that it changed, whole."""
+    feature_classes_removed: tuple[str, ...] = ()
 
     @property
     def position(self) -> Position:
@@ -98,6 +102,7 @@ class Snapshot(RegionMessage, frozen=True, kw_only=True, tag="snapshot"):
     region: str
     terms: Terms
     models: tuple[ModelView, ...]
+    feature_classes: tuple[FeatureClass, ...] = ()
 
     @property
     def position(self) -> Position:
@@ -178,6 +183,29 @@ class Switch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The computed instant on the edge's own clock; comparable between edges of one machine only."""
 
 
+class FeatureObservations(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one life of one edge saw of one feature class; it only grows."""
+
+    class_name: str
+    judged_count: int = 0
+    """Readings of which the application said whether they were right."""
+    failed_count: int = 0
+    fetched_count: int = 0
+    """Fetches that replaced a copy held until then."""
+    drift_sum: float = 0.0
+    """How far those copies were off, each from 0, the same, to 1, another value altogether."""
+
+
+class FeatureChanges(EdgeMessage, frozen=True, kw_only=True, omit_defaults=True, tag="feature_changes"):
+    """Other edges may let go of older copies. Nothing but a needless fetch can come of a false one."""
+
+    writer: int
+    changes: tuple[tuple[int, int], ...] = ()
+    """`key_hash` and stamp of each write."""
+    patterns: tuple[tuple[str, int], ...] = ()
+    """Glob patterns of keys, and the stamp before which copies are out of date."""
+
+
 class EdgeReport(EdgeMessage, frozen=True, kw_only=True, omit_defaults=True, tag="edge_report"):
     """What one life of one edge is and serves."""
 
@@ -196,10 +224,11 @@ class EdgeReport(EdgeMessage, frozen=True, kw_only=True, omit_defaults=True, tag
     leaving: bool = False
     observations: tuple[Observations, ...] = ()
     """What came of readings, as sums over this life; those that did not grow lately may be left out."""
+    features: tuple[FeatureObservations, ...] = ()
 
 
 _RegionUnion = Beacon | ClockReply | Event | SnapshotChunk | SnapshotRefused | ReportReply
-_EdgeUnion = ClockRequest | SnapshotRequest | EdgeReport
+_EdgeUnion = ClockRequest | SnapshotRequest | EdgeReport | FeatureChanges
 
 _T = TypeVar("_T")
 _encoder = msgspec.msgpack.Encoder()

@@ -52,3 +52,8 @@ class Subjects:
     def report(self) -> str:
         """Edge reports: every node listens, the authority replies."""
         return f"ccs.{self.region}.report"
+
+    @property
+    def features(self) -> str:
+        """What edges say to each other of features they wrote."""
+        return f"ccs.{self.region}.features"
