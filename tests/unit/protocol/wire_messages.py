@@ -3,12 +3,15 @@
 from typing import Any
 
 from edge_client.protocol.bucketing import CohortSelector
+from edge_client.protocol.feature_classes import FeatureClass, FeatureCodec, FeatureKind, WhenFull
 from edge_client.protocol.messages import (
     Beacon,
     ClockReply,
     ClockRequest,
     EdgeReport,
     Event,
+    FeatureChanges,
+    FeatureObservations,
     ReportReply,
     ServedModel,
     Snapshot,
@@ -51,6 +54,20 @@ VIEW = ModelView(
     prefetch=_CANARY,
     created=17,
 )
+FEATURE_CLASS = FeatureClass(
+    name="track",
+    kind=FeatureKind.CRITICAL,
+    window_base_ms=4_000,
+    window_floor_ms=400,
+    window_ms=1_500,
+    expire_ms=None,
+    codec=FeatureCodec.SHUFFLE,
+    flush_ms=250,
+    shards=16,
+    spool=True,
+    when_full=WhenFull.BLOCK,
+    announced=True,
+)
 
 REGION_MESSAGES: dict[str, Any] = {
     "beacon": Beacon(
@@ -72,6 +89,8 @@ REGION_MESSAGES: dict[str, Any] = {
         detail={"model": "digits", "generation": 4},
         models=(VIEW,),
         removed=("old",),
+        feature_classes=(FEATURE_CLASS,),
+        feature_classes_removed=("plate",),
     ),
     "snapshot_chunk": SnapshotChunk(epoch=2, nonce=NONCE, revision=42, index=0, count=1, data=b"\x00\xff"),
     "snapshot_refused": SnapshotRefused(epoch=2, nonce=NONCE, revision=41, reason="behind"),
@@ -128,6 +147,20 @@ EDGE_MESSAGES: dict[str, Any] = {
             ),
         ),
     ),
+    "edge_report_features": EdgeReport(
+        edge_id="edge-1",
+        life_id="l1",
+        epoch=2,
+        revision=42,
+        features=(
+            FeatureObservations(class_name="track", judged_count=7, failed_count=1, fetched_count=300, drift_sum=1.25),
+        ),
+    ),
+    "feature_changes": FeatureChanges(
+        writer=(1 << 64) - 1,
+        changes=((1 << 63, 1_700_000_000_000 << 20), (17, (1_700_000_000_000 << 20) + 1)),
+        patterns=(("track:*", 1_700_000_000_000 << 20),),
+    ),
 }
 SNAPSHOT = Snapshot(
     epoch=2,
@@ -135,4 +168,5 @@ SNAPSHOT = Snapshot(
     region="eu",
     terms=Terms(lease_ms=1_000, margin_ms=9, rho_ppm=400, fast_barrier=True),
     models=(VIEW,),
+    feature_classes=(FEATURE_CLASS,),
 )
