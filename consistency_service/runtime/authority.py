@@ -28,6 +28,7 @@ from consistency_service.errors import BusUnavailableError, NotLeaderError, Unkn
 from consistency_service.runtime.metadata import Metadata
 from consistency_service.runtime.ports import Clock, EventBus, LogStatus
 from consistency_service.runtime.reads import Reads
+from consistency_service.runtime.waking import wait_set
 from edge_client.protocol.envelope import Signer
 from edge_client.protocol.messages import Beacon, encode_region
 from edge_client.protocol.subjects import Subjects
@@ -104,11 +105,7 @@ class AuthorityDriver:
         now_ns = self._clock.now_ns()
         deadline_ns = self.core.next_deadline_ns()
         wait_ns = IDLE_NS if deadline_ns is None else max(0, min(IDLE_NS, deadline_ns - now_ns))
-        try:
-            async with asyncio.timeout(max(wait_ns, 1_000_000) / 1e9):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+        await wait_set(self._wake, timeout_s=max(wait_ns, 1_000_000) / 1e9)
 
     def _status_changed(self, status: LogStatus) -> None:
         leading = status.leading and status.term_settled

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from consistency_service.core.fleet import Fleet
 from consistency_service.core.state import State
 from consistency_service.runtime.ports import Clock
+from consistency_service.runtime.waking import wait_set
 from edge_client.protocol.messages import EdgeReport
 
 
@@ -29,11 +30,7 @@ class FleetDriver:
 
     async def wait_report(self, *, timeout_ms: int) -> None:
         """Return when the next report arrives, or after `timeout_ms`."""
-        try:
-            async with asyncio.timeout(timeout_ms / 1_000):
-                await self._heard.wait()
-        except TimeoutError:
-            return
+        await wait_set(self._heard, timeout_s=timeout_ms / 1_000)
 
     def _known(self, model: str, version: str, generation: int) -> bool:
         """Whether any edge can have read this version under this generation."""

@@ -17,6 +17,7 @@ from consistency_service.errors import BusUnavailableError, StreamFencedError
 from consistency_service.runtime.authority import AuthorityDriver
 from consistency_service.runtime.metadata import Metadata
 from consistency_service.runtime.ports import EventBus, StreamTail
+from consistency_service.runtime.waking import wait_set
 from edge_client.protocol.envelope import Signer
 from edge_client.protocol.messages import Event, MessageError, encode_region
 
@@ -54,11 +55,7 @@ class Relay:
                     self._tail = None
                     self.counters["bus_unavailable"] += 1
                     await asyncio.sleep(RETRY_S)
-            try:
-                async with asyncio.timeout(LOOK_AGAIN_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+            await wait_set(self._wake, timeout_s=LOOK_AGAIN_S)
 
     async def _relay(self) -> None:
         if self._tail is None:

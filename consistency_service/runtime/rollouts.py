@@ -44,6 +44,7 @@ from consistency_service.runtime.rollout_facts import (
     live_of,
     readiness_of,
 )
+from consistency_service.runtime.waking import wait_set
 
 _log = logging.getLogger(__name__)
 MS: Final = 1_000_000
@@ -98,11 +99,7 @@ class RolloutDriver:
             while True:
                 self._wake.clear()
                 self.tick(group)
-                try:
-                    async with asyncio.timeout(TICK_S):
-                        await self._wake.wait()
-                except TimeoutError:
-                    continue
+                await wait_set(self._wake, timeout_s=TICK_S)
 
     def tick(self, group: asyncio.TaskGroup) -> None:
         """Look at every running rollout once, and order what is due."""

@@ -31,6 +31,7 @@ from consistency_service.core.webhooks import Delivery, Webhook, next_delivery
 from consistency_service.errors import NotLeaderError, UnknownOutcomeError, WebUnavailableError
 from consistency_service.runtime.metadata import Metadata
 from consistency_service.runtime.ports import Clock, WebCaller
+from consistency_service.runtime.waking import wait_set
 
 _log = logging.getLogger(__name__)
 MS: Final = 1_000_000
@@ -93,11 +94,7 @@ class WebhookDriver:
             while True:
                 self._wake.clear()
                 self.tick(group)
-                try:
-                    async with asyncio.timeout(TICK_S):
-                        await self._wake.wait()
-                except TimeoutError:
-                    continue
+                await wait_set(self._wake, timeout_s=TICK_S)
 
     def tick(self, group: asyncio.TaskGroup) -> None:
         """Begin every delivery that is due."""

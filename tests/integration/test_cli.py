@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
 import re
 import signal
 import socket
-import struct
 import subprocess
-import sys
-import termios
 import time
 from pathlib import Path
 
 import pytest
 
 from consistency_service.adapters import region_key
-
-CCS = (sys.executable, "-m", "consistency_service")
-ROOT = Path(__file__).resolve().parents[2]
-ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+from tests.support.ccs import CCS, environment, on_terminal, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
-
-
-def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("CCS_") and name != "COLUMNS"}
-    return kept | {"PYTHONPATH": str(ROOT), "CCS_AUTHOR": "ada", "TERM": "xterm-256color"}
 
 
 @pytest.fixture(scope="module")
@@ -49,30 +36,6 @@ def ccs(place):
         if process["condition"] == "stopped":
             assert 0 == run("testbed", "restart", process["name"], cwd=place).returncode
     return lambda *args: run(*args, cwd=place)
-
-
-def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*CCS, *args], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=90)
-
-
-def on_terminal(*args: str, cwd: Path, width: int) -> tuple[int, str]:
-    """Exit code, and everything that reached a terminal of this width, without its colours."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(cwd)
-        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
-        os.execve(sys.executable, [*CCS, *args], environment())
-    output = b""
-    while True:
-        try:
-            chunk = os.read(terminal, 65_536)
-        except OSError:  # the other end is gone
-            break
-        if not chunk:
-            break
-        output += chunk
-    os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), ESCAPES.sub("", output.decode())
 
 
 @pytest.fixture

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
-import re
-import struct
-import subprocess
-import sys
 import tarfile
-import termios
-from pathlib import Path
 
 import pytest
 
-CCS = (sys.executable, "-m", "consistency_service")
-ROOT = Path(__file__).resolve().parents[2]
-ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+from tests.support.ccs import on_terminal, run
+
 WIDTH = 100
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
-
-
-def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("CCS_") and name != "COLUMNS"}
-    return kept | {"PYTHONPATH": str(ROOT), "CCS_AUTHOR": "ada", "TERM": "xterm-256color"}
 
 
 @pytest.fixture(scope="module")
@@ -51,37 +37,13 @@ def ccs(place):
     return lambda *args: run(*args, cwd=place)
 
 
-def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*CCS, *args], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120)
-
-
-def on_terminal(*args: str, cwd: Path) -> tuple[int, str]:
-    """Exit code, and everything that reached a terminal, without its colours."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(cwd)
-        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 40, WIDTH, 0, 0))
-        os.execve(sys.executable, [*CCS, *args], environment())
-    output = b""
-    while True:
-        try:
-            chunk = os.read(terminal, 65_536)
-        except OSError:  # the other end is gone
-            break
-        if not chunk:
-            break
-        output += chunk
-    os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), ESCAPES.sub("", output.decode())
-
-
 def test_a_rollout_is_watched_to_completion_and_rolled_back(ccs, place):
     (place / "s.yaml").write_text("stages:\n  - {share: 50%, bake: 1s}\n  - {share: 100%}\n")
     planned = json.loads(ccs("rollout", "plan", "digits", "2.0.0", "-f", "s.yaml", "--json").stdout)
     assert (3, 3) == (planned["edge_count"], planned["stages"][-1]["edge_count"])
 
     args = ("rollout", "start", "digits", "2.0.0", "-f", "s.yaml", "--id", planned["rollout_id"], "--watch")
-    code, shown = on_terminal(*args, cwd=place)
+    code, shown = on_terminal(*args, cwd=place, width=WIDTH)
 
     assert 0 == code, shown
     assert "gets ready" in shown and "switched  3 of 3 serve what is active for them" in shown
