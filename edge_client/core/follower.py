@@ -2,24 +2,26 @@
 
 Picture a reader of a serial novel: instalments are read strictly in order; one that comes too early waits on the desk;
 when one is missing for too long, the whole book so far is ordered from any shop that has it. The book of another
-edition (a greater epoch) replaces everything. This module knows the story (the models' views) and keeps the signed
-pages it came from, so that they can be put into the local tier and verified again in another life. It knows neither
-leases nor what is served (protocol, section 7).
+edition (a greater epoch) replaces everything. This module knows the story (the models' views, the feature classes) and
+keeps the signed pages it came from, so that they can be put into the local tier and verified again in another life. It
+knows neither leases nor what is served (protocol, section 7).
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from edge_client.core.assembler import CHUNKS_MAX, Assembled, Assembler
+from edge_client.protocol.feature_classes import CLASSES_MAX, FeatureClass
 from edge_client.protocol.messages import Event, Snapshot, SnapshotChunk, SnapshotRefused
 from edge_client.protocol.models import ModelView, Terms
 from edge_client.protocol.position import ORIGIN, Position
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from random import Random
 
 MS: Final = 1_000_000
@@ -81,6 +83,8 @@ class Follower:
         self.position: Position = ORIGIN
         self.terms: Terms | None = None
         self.models: dict[str, ModelView] = {}
+        self.feature_classes: Mapping[str, FeatureClass] = {}
+        """By name; another mapping after every change, so that whoever reads one needs no lock."""
         self.counters: Counter[str] = Counter()
         self.restored = False
         """True while all we know is what the local tier remembered."""
@@ -219,6 +223,7 @@ class Follower:
         assert not self._early or min(self._early) > self.position
         assert len(self._early) <= EARLY_EVENTS_MAX
         assert len(self.models) <= MODELS_MAX
+        assert len(self.feature_classes) <= CLASSES_MAX
         assert len(self._snapshot_frames) <= CHUNKS_MAX
         assert len(self._event_frames) <= EVIDENCE_EVENTS_MAX
         assert self._foreign_epoch is None or self._foreign_epoch > self.position.epoch
@@ -252,6 +257,10 @@ class Follower:
                 self.counters["models_beyond_capacity"] += 1
         for name in event.removed:
             self.models.pop(name, None)
+        if event.feature_classes or event.feature_classes_removed:
+            removed = event.feature_classes_removed
+            kept = (known for known in self.feature_classes.values() if known.name not in removed)
+            self._take_classes((*kept, *event.feature_classes))
         if self._keeps_evidence:
             self._event_frames.append((self.position, frame))
             if len(self._event_frames) > EVIDENCE_EVENTS_MAX:
@@ -275,6 +284,7 @@ class Follower:
             self.counters["terms_changed_within_epoch"] += 1
         before, self.models = self.models, {view.name: view for view in snapshot.models[:MODELS_MAX]}
         self.counters["models_beyond_capacity"] += len(snapshot.models) - len(self.models)
+        self._take_classes(snapshot.feature_classes)
         self.position = snapshot.position
         self.restored = False
         if self._foreign_epoch is not None and self._foreign_epoch <= snapshot.epoch:
@@ -286,6 +296,12 @@ class Follower:
         effects.append(Applied(position=self.position, changed=changed))
         effects.extend(self._drain())
         return tuple(effects)
+
+    def _take_classes(self, classes: Iterable[FeatureClass]) -> None:
+        """These and no others; of two of one name the later one holds."""
+        found = {feature_class.name: feature_class for feature_class in classes}
+        self.feature_classes = dict(islice(found.items(), CLASSES_MAX))
+        self.counters["feature_classes_beyond_capacity"] += len(found) - len(self.feature_classes)
 
     def _acceptable(self, snapshot: Snapshot) -> bool:
         if snapshot.region != self._region:

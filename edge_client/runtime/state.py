@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +20,7 @@ from edge_client.core.reading import Change, Loaded, Observe, Reading
 from edge_client.core.served import Served, Target
 from edge_client.core.status import ModelStatus
 from edge_client.errors import ClosedError, ConfigError
+from edge_client.protocol.feature_classes import FeatureClass
 from edge_client.protocol.messages import Beacon, ClockReply, Event, SnapshotChunk, SnapshotRefused, Switch
 from edge_client.protocol.models import NAME_PATTERN, Terms
 from edge_client.protocol.position import ORIGIN, Position
@@ -230,6 +231,11 @@ class EdgeState:
     @property
     def position(self) -> Position:
         return self._follower.position
+
+    @property
+    def feature_classes(self) -> Mapping[str, FeatureClass]:
+        """The feature classes of the region by name; the same mapping until one changes, and never changed itself."""
+        return self._follower.feature_classes
 
     @property
     def unsupported(self) -> bool:

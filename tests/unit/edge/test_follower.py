@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 from random import Random
+from typing import Any
 
 import pytest
 
 from edge_client.core import assembler, follower
 from edge_client.core.follower import Applied, EpochBegan, FetchSnapshot, Follower
+from edge_client.protocol.feature_classes import FeatureClass
 from edge_client.protocol.messages import (
     Event,
     Snapshot,
@@ -29,9 +31,9 @@ def view(name: str, *, generation: int = 1) -> ModelView:
 
 
 def snapshot(
-    epoch: int, revision: int, *models: ModelView, region: str = "default", terms: Terms | None = None
+    epoch: int, revision: int, *models: ModelView, region: str = "default", terms: Terms | None = None, **more: Any
 ) -> Snapshot:
-    return Snapshot(epoch=epoch, revision=revision, region=region, terms=terms or Terms(), models=models)
+    return Snapshot(epoch=epoch, revision=revision, region=region, terms=terms or Terms(), models=models, **more)
 
 
 def chunks(given: Snapshot, *, nonce: bytes, count: int = 1) -> list[SnapshotChunk]:
@@ -50,8 +52,8 @@ def chunks(given: Snapshot, *, nonce: bytes, count: int = 1) -> list[SnapshotChu
     ]
 
 
-def event(epoch: int, revision: int, *models: ModelView, removed: tuple[str, ...] = ()) -> Event:
-    return Event(epoch=epoch, revision=revision, name="Changed", at_unix_ms=0, models=models, removed=removed)
+def event(epoch: int, revision: int, *models: ModelView, removed: tuple[str, ...] = (), **more: Any) -> Event:
+    return Event(epoch=epoch, revision=revision, name="Changed", at_unix_ms=0, models=models, removed=removed, **more)
 
 
 class Driven:
@@ -305,6 +307,55 @@ def test_models_are_bounded(following, monkeypatch):
     following.answer(snapshot(5, 20, view("x"), view("y"), view("z")))
     assert list(following.core.models) == ["x", "y"]
     assert following.core.counters["models_beyond_capacity"] == 2
+
+
+def test_feature_classes_are_those_of_the_snapshot_and_what_events_made_of_them(following):
+    first, other = FeatureClass(name="track"), FeatureClass(name="plate", window_ms=700)
+    following.hear(event(5, 11, feature_classes=(first, other)))
+    before = following.core.feature_classes
+    following.hear(event(5, 12, view("a", generation=2)))
+    assert following.core.feature_classes is before
+
+    tighter = FeatureClass(name="track", window_ms=900)
+    following.hear(event(5, 13, feature_classes=(tighter,), feature_classes_removed=("plate", "never")))
+    assert following.core.feature_classes == {"track": tighter}
+    assert before == {"track": first, "plate": other}
+
+    following.hear(event(5, 20))
+    following.answer(snapshot(5, 20, feature_classes=(other,)))
+    assert following.core.feature_classes == {"plate": other}
+
+
+def test_feature_classes_of_a_greater_epoch_replace_them_all(following):
+    following.hear(event(5, 11, feature_classes=(FeatureClass(name="track"),)))
+    following.took(following.core.beacon_seen(Position(9, 2), now_ns=0))
+    following.answer(snapshot(9, 2))
+
+    assert following.core.feature_classes == {}
+
+
+def test_feature_classes_are_bounded_and_what_changes_still_changes(following, monkeypatch):
+    monkeypatch.setattr(follower, "CLASSES_MAX", 2)
+    following.hear(event(5, 11, feature_classes=tuple(FeatureClass(name=name) for name in "abc")))
+    assert list(following.core.feature_classes) == ["a", "b"]
+    following.hear(event(5, 12, feature_classes=(FeatureClass(name="b", shards=2), FeatureClass(name="d"))))
+
+    assert following.core.feature_classes["b"].shards == 2
+    assert list(following.core.feature_classes) == ["a", "b"]
+    assert following.core.counters["feature_classes_beyond_capacity"] == 2
+
+
+def test_feature_classes_are_restored_from_evidence():
+    track, plate = FeatureClass(name="track"), FeatureClass(name="plate")
+    words: list[tuple[Event | SnapshotChunk, bytes]] = [
+        *((chunk, b"s") for chunk in chunks(snapshot(5, 10, feature_classes=(track,)), nonce=b"x", count=2)),
+        (event(5, 11, feature_classes=(plate,)), b"e"),
+    ]
+    restored = Driven()
+    restored.start()
+    restored.took(restored.core.restore(words, now_ns=0))
+
+    assert restored.core.feature_classes == {"track": track, "plate": plate}
 
 
 def test_evidence_is_the_snapshot_and_what_followed_and_restores_the_same_state(following):
