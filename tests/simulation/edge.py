@@ -296,15 +296,16 @@ class SimEdge(Process):
         judge, truth = world.judge, world.truth
         judge.seen[f"read_{reading.guarantee}"] += 1
         era = truth.era_at(model, reading.position, reading.generation)
-        if reading.guarantee is Guarantee.STRONG:
+        strong = reading.guarantee is Guarantee.STRONG
+        if strong:
             judge.strong(era, begin_ns=real_ns, end_ns=real_ns, who=f"{self.name} read")
         assignment = truth.assignments[model].get(era.key)
         bound_ms = reading.staleness_bound_ms
         bound_ns = None if bound_ms is None else bound_ms * MS
-        judge.bound(era, bound_ns=bound_ns, at_ns=real_ns, who=f"{self.name} read")
+        judge.bound(era, bound_ns=bound_ns, at_ns=real_ns, who=f"{self.name} read", strong=strong)
         if reading.reason is Reason.LOCAL:
             judge.seen["read_local"] += 1
-        if not self._sampled and (reading.guarantee is Guarantee.STRONG or bound_ms is not None):
+        if not self._sampled and (strong or bound_ms is not None):
             judge.accuse("unjustified", real_ns, f"{self.name} {reading!r} before any clock had answered")
         if (reading.age_estimate_ms is not None) != (reading.reason is Reason.LOCAL):
             judge.accuse("unjustified", real_ns, f"{self.name} {reading!r} is {reading.age_estimate_ms} ms old")

@@ -39,7 +39,10 @@ class Key(NamedTuple):
 class Era:
     """One generation on record: when it really was active, and what was said of it so far."""
 
-    __slots__ = ("first_ns", "floor_ns", "key", "last_ns", "last_who", "model", "next", "start_ns", "superseded_ns")
+    __slots__ = (
+        *("first_ns", "floor_ns", "key", "last_ns", "last_who", "model", "next", "stale_from_ns", "start_ns"),
+        "superseded_ns",
+    )
 
     def __init__(self, *, model: str, key: Key) -> None:
         self.model = model
@@ -49,6 +52,8 @@ class Era:
         """When it really became active; far away if it never did."""
         self.superseded_ns = FAR_NS
         """When the next generation of this incarnation really became active; far away if none did."""
+        self.stale_from_ns = FAR_NS
+        """The same, or when its epoch ended, if that was earlier: whoever states a bound counts from there."""
         self.first_ns = FAR_NS
         """The earliest end of an answer or of a promise."""
         self.last_ns = -1
@@ -80,6 +85,8 @@ class Truth:
         self.eras: dict[str, dict[Key, Era]] = {}
         self._in_order: dict[str, list[Era]] = {}
         self.assignments: dict[str, dict[Key, Assignment]] = {}
+        self._ended_ns: dict[int, int] = {}
+        """When the old cluster of each epoch was stopped."""
         self.effects: Counter[tuple[int, str]] = Counter()
         """How often each request id changed anything, by epoch: a restore from a backup may forget that it did."""
 
@@ -128,7 +135,10 @@ class Truth:
         return outcome
 
     def restored(self, payload: bytes, *, now_ns: int) -> None:
-        """A new epoch begins from a backup."""
+        """A new epoch begins from a backup, and the one before it has ended."""
+        self._ended_ns[self.position.epoch] = now_ns
+        for era in (era for eras in self.eras.values() for era in eras.values()):
+            era.stale_from_ns = min(era.stale_from_ns, now_ns)
         self.machine.restore(payload)
         state = self.machine.state
         self.views[state.position] = {name: model.view() for name, model in state.models.items()}
@@ -163,6 +173,7 @@ class Truth:
             following = eras.get(key._replace(generation=key.generation + 1))
             if following is not None:
                 era.next, era.superseded_ns = following, following.start_ns
+            era.stale_from_ns = min(era.superseded_ns, self._ended_ns.get(key.epoch, FAR_NS))
             before = eras.get(key._replace(generation=key.generation - 1))
             if before is not None:
                 before.next = era
@@ -187,6 +198,7 @@ class Truth:
         before = self.eras[model].get(key._replace(generation=key.generation - 1))
         if before is not None:
             before.superseded_ns = start_ns
+            before.stale_from_ns = min(start_ns, self._ended_ns.get(key.epoch, FAR_NS))
 
 
 def _key_of(era: Era) -> Key:
@@ -227,9 +239,13 @@ class Judge:
         self.seen["told"] += 1
         self._newer(era, at_ns, f"{who} told {era}")
 
-    def bound(self, era: Era, *, bound_ns: int | None, at_ns: int, who: str) -> None:
-        """`who` said at `at_ns` that it had been active at most `bound_ns` before."""
-        if bound_ns is not None and (stale_ns := at_ns - era.superseded_ns) > bound_ns:
+    def bound(self, era: Era, *, bound_ns: int | None, at_ns: int, who: str, strong: bool = False) -> None:
+        """`who` said at `at_ns` that it had been active at most `bound_ns` before.
+
+        What is strong may outlive its epoch for as long as the next one is silent; `strong` and `_said` see to that.
+        """
+        since_ns = era.superseded_ns if strong else era.stale_from_ns
+        if bound_ns is not None and (stale_ns := at_ns - since_ns) > bound_ns:
             self.accuse("bound", at_ns, f"{who} {era} bound {bound_ns} but stale for {stale_ns}")
 
     def _said(self, era: Era, *, invoked_last_ns: int, returned_first_ns: int, who: str) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from consistency_service.core.authority import Authority
 from edge_client.core import served
 from edge_client.core.served import Served
@@ -79,6 +81,20 @@ def _lease_outlives_epoch(patch: Patch) -> None:
     patch.setattr(Reader, "epoch_began", began)
 
 
+def _any_epoch_counts(patch: Patch) -> None:
+    """Beacons and clock replies of another epoch count as if they were of ours."""
+    beacon_received, clock_reply_received = Reader.beacon_received, Reader.clock_reply_received
+
+    def beacon(self: Reader, message, *, now_ns: int):
+        return beacon_received(self, replace(message, epoch=self.position.epoch), now_ns=now_ns)
+
+    def reply(self: Reader, message, *, now_ns: int):
+        return clock_reply_received(self, replace(message, epoch=self.position.epoch), now_ns=now_ns)
+
+    patch.setattr(Reader, "beacon_received", beacon)
+    patch.setattr(Reader, "clock_reply_received", reply)
+
+
 def _last_outlives_history(patch: Patch) -> None:
     """What was served last stays the fallback when the model is another, or the history is."""
     unpatched = Served.view_applied
@@ -117,6 +133,8 @@ def _nobody_resigns_for_the_bus(patch: Patch) -> None:
     patch.setattr(Authority, "peer_bus_works", lambda self, *, now_ns: ())
 
 
+replace = msgspec.structs.replace
+
 _LOOSE: dict[str, Any] = {"fault_every_ns": 300 * MS}
 _LOOSE_FAULTS = frozenset({"distrust", "loose_clock", "election"})
 
@@ -138,6 +156,13 @@ TRUST_MUTANTS = (
         install=_lease_outlives_epoch,
         plus=frozenset({"restore"}),
         known_seed=5,
+    ),
+    Mutant(
+        name="messages of any epoch count",
+        install=_any_epoch_counts,
+        breaks=STRONG | {"bound"},
+        plus=frozenset({"restore"}),
+        known_seed=1,
     ),
     Mutant(
         name="what was served outlives its history",

@@ -188,7 +188,7 @@ class Account:
             if strong_end_ns > begin_ns:
                 self.judge.strong(era, begin_ns=begin_ns, end_ns=strong_end_ns, who=self.who)
                 self.judge.strong_ns += strong_end_ns - begin_ns
-        if era.superseded_ns < end_ns:
+        if era.stale_from_ns < end_ns:
             self._bounds(reader, era, None, serve_next=False, here_ns=local_ns, last_ns=local_end_ns - 1)
 
     def walk(
@@ -224,7 +224,7 @@ class Account:
                 if strong_end_ns > here_real_ns:
                     self.judge.strong(said, begin_ns=here_real_ns, end_ns=strong_end_ns, who=self.who)
                     self.judge.strong_ns += strong_end_ns - here_real_ns
-            if said.superseded_ns < next_real_ns:
+            if said.stale_from_ns < next_real_ns:
                 self._bounds(reader, said, pending, serve_next=said is not era, here_ns=here_ns, last_ns=next_ns - 1)
             here_ns, here_real_ns = next_ns, next_real_ns
 

@@ -13,6 +13,7 @@ from edge_client.protocol.position import Position
 from tests.simulation.clock import GRAIN_NS, MS, S, SimClock, on_grain
 from tests.simulation.judge import Era, Judge, Key, Truth
 from tests.simulation.knobs import FAULTS, drawn
+from tests.simulation.nemesis import restored_state
 from tests.simulation.world import World
 from tests.support.region import activation, version
 
@@ -109,6 +110,32 @@ def test_a_bound_that_is_too_short_by_a_nanosecond_is_noticed(judge):
     judge.bound(era(judge, G1), bound_ns=S - 1, at_ns=10 * S, who="a")
 
     assert ["bound"] == rules(judge)
+
+
+def test_a_bound_counts_from_the_end_of_the_epoch_and_what_is_strong_does_not(judge):
+    truth = judge._truth
+    truth.restored(restored_state(truth.machine.snapshot(), epoch=2), now_ns=20 * S)
+    for strong in (False, True):
+        judge.bound(era(judge, G2), bound_ns=S, at_ns=21 * S, who="a", strong=strong)
+        judge.bound(era(judge, Key(1, 2, 3)), bound_ns=S, at_ns=21 * S, who="a", strong=strong)
+    assert [] == rules(judge)
+    for key in (G2, Key(1, 2, 3)):
+        judge.bound(era(judge, key), bound_ns=S - 1, at_ns=21 * S, who="a", strong=True)
+        judge.bound(era(judge, key), bound_ns=S - 1, at_ns=21 * S, who="a")
+
+    assert ["bound", "bound"] == rules(judge)
+
+
+def test_a_restored_region_has_the_history_of_its_backup(judge):
+    truth = judge._truth
+    truth.restored(restored_state(truth.machine.snapshot(), epoch=2), now_ns=20 * S)
+    restored = truth.position
+
+    assert restored.epoch == 2 and truth.machine.state.models["m"].generation == 2
+    for generation in (1, 2):
+        key = truth.key("m", restored, generation)
+        assert truth.assignments["m"][key] == truth.assignments["m"][Key(1, 2, generation)]
+    assert truth.era_at("m", restored, 1).superseded_ns == truth.era_at("m", restored, 2).start_ns == 20 * S
 
 
 def test_a_model_created_anew_is_another(judge):
