@@ -73,8 +73,8 @@ class Process:
         """At this very place: what it was about to do never happens."""
         if self.alive:
             self.alive = False
-            self.parked.clear()
-            self.loop.bury()
+            self.loop.bury(self.parked)
+            self.parked = []
 
 
 PROCESS: ContextVar[Process] = ContextVar("PROCESS")
@@ -97,7 +97,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Told of what nobody caught."""
         self._timers: list[tuple[int, int, TimerHandle]] = []
         self._timer_count = 0
-        self._graveyard: list[set[asyncio.Task[Any]]] = []
+        self._graveyard: list[set[asyncio.Task[Any]] | list[asyncio.Handle] | asyncio.Handle] = []
         self._instant_step = 0
         self.set_exception_handler(self._uncaught)
 
@@ -171,6 +171,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             handle._run()
             return
         if not process.alive:
+            self._graveyard.append(handle)
             return
         if process.paused_until_ns > self.now_ns:
             process.parked.append(handle)
@@ -186,9 +187,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         if process.after_step is not None and process.alive:
             process.after_step()
 
-    def bury(self) -> None:
-        """Whatever waits now is kept until the end, so that no death runs a `finally`."""
-        self._graveyard.append(asyncio.all_tasks(self))
+    def bury(self, parked: list[asyncio.Handle]) -> None:
+        """Whatever waits now, and what came too late for the dead, is kept until the end, so that no death runs a `finally`,
+        and no task that had ended protests that nobody asks how."""
+        self._graveyard += [asyncio.all_tasks(self), parked]
 
     def _uncaught(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
