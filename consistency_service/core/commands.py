@@ -12,6 +12,7 @@ import msgspec
 
 from consistency_service.core.rollout import Move
 from consistency_service.core.strategy import Strategy
+from edge_client.protocol.feature_classes import FeatureClass
 from edge_client.protocol.models import Assignment, Policy, Terms, Version
 
 COMMAND_VERSION = 1
@@ -210,6 +211,30 @@ class ReplayWebhook(Command, frozen=True, kw_only=True, tag="ReplayWebhook"):
     delivery_ids: tuple[str, ...] = ()
 
 
+class SetFeatureClass(Command, frozen=True, kw_only=True, tag="SetFeatureClass"):
+    """A person's: the class is this from now on, its window apart. `revision_expected`, when given, must be that of its last
+    setting; 0: there must be no such class yet.
+    """
+
+    feature_class: FeatureClass
+    revision_expected: int | None = None
+
+
+class RemoveFeatureClass(Command, frozen=True, kw_only=True, tag="RemoveFeatureClass"):
+    """Its keys belong to `default` from now on."""
+
+    class_name: str
+    revision_expected: int | None = None
+
+
+class SetFeatureWindow(Authorised, frozen=True, kw_only=True, tag="SetFeatureWindow"):
+    """The authority's: the staleness window of a class, with the numbers that led to it (section 10)."""
+
+    class_name: str
+    window_ms: int
+    reason: str
+
+
 AnyCommand = (
     Bootstrap
     | AssumeAuthority
@@ -232,6 +257,9 @@ AnyCommand = (
     | DeleteWebhook
     | SettleDelivery
     | ReplayWebhook
+    | SetFeatureClass
+    | RemoveFeatureClass
+    | SetFeatureWindow
 )
 
 _encoder = msgspec.msgpack.Encoder()

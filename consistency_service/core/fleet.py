@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from consistency_service.core.feature_rates import FeatureRates
 from consistency_service.core.observed_totals import ObservedTotals
 from edge_client.protocol.messages import EdgeReport, Switch
 from edge_client.protocol.models import NAME_PATTERN, Assignment, Version
@@ -60,11 +61,18 @@ class Readiness:
 class Fleet:
     """Edges by id, the longest unheard first. Bounded; not thread-safe."""
 
-    def __init__(self, *, known: Callable[[str, str, int], bool] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        known: Callable[[str, str, int], bool] | None = None,
+        known_class: Callable[[str], bool] | None = None,
+    ) -> None:
         self._edges: dict[str, EdgeView] = {}
         self.counters: Counter[str] = Counter()
         self.observed = ObservedTotals(known=known, counters=self.counters)
         """What came of readings, of all edges together; `known` says which version and generation of a model exist."""
+        self.features = FeatureRates(known=known_class, counters=self.counters)
+        """How feature classes do lately, of all edges together; `known_class` says which exist."""
 
     def report_received(self, report: EdgeReport, *, unix_ms: int, now_ns: int) -> bool:
         """Take it; False when another living process holds this edge id."""
@@ -76,7 +84,8 @@ class Fleet:
             self.counters["edge_ids_taken"] += 1
             return False
         self.observed.report_received(report, now_ns=now_ns)
-        report = msgspec.structs.replace(report, observations=())
+        self.features.report_received(report, now_ns=now_ns)
+        report = msgspec.structs.replace(report, observations=(), features=())
         view = EdgeView(report=report, heard_at_ns=now_ns, heard_at_unix_ms=unix_ms)
         if known is not None:
             view.switches = known.switches
@@ -138,6 +147,7 @@ class Fleet:
         assert len(self._edges) <= EDGES_MAX
         assert all(edge_id == view.report.edge_id for edge_id, view in self._edges.items())
         self.observed.check_invariants()
+        self.features.check_invariants()
 
     def _forget(self, *, now_ns: int) -> None:
         """Reports re-insert their edge at the end, so the longest unheard is first, and the newest is never forgotten."""

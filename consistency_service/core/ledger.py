@@ -12,6 +12,7 @@ from consistency_service.core import commands as c
 from consistency_service.core.outcomes import Outcome
 from consistency_service.core.refusals import RefusalError
 from consistency_service.core.state import ModelState, State
+from edge_client.protocol.feature_classes import FeatureClass
 from edge_client.protocol.messages import Event
 
 OUTBOX_MAX: Final = 100_000
@@ -52,6 +53,8 @@ class Ledger:
         *,
         models: Iterable[ModelState] = (),
         removed: tuple[str, ...] = (),
+        feature_classes: tuple[FeatureClass, ...] = (),
+        feature_classes_removed: tuple[str, ...] = (),
         detail: dict[str, Any] | None = None,
     ) -> Outcome:
         """One more revision, and its event in the outbox."""
@@ -67,6 +70,8 @@ class Ledger:
                 detail=detail or {},
                 models=tuple(model.view() for model in models),
                 removed=removed,
+                feature_classes=feature_classes,
+                feature_classes_removed=feature_classes_removed,
             )
         )
         if len(state.outbox) > OUTBOX_MAX:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from consistency_service.core import commands as c
+from consistency_service.core.feature_machine import FeatureMachine
 from consistency_service.core.ledger import OUTBOX_MAX
 from consistency_service.core.outcomes import Outcome
 from consistency_service.core.refusals import RefusalError
@@ -22,7 +23,6 @@ from consistency_service.core.state import (
     decode_state,
     encode_state,
 )
-from consistency_service.core.webhook_machine import WebhookMachine
 from edge_client.protocol.digest import Digest
 from edge_client.protocol.models import NAME_PATTERN
 from edge_client.protocol.subjects import REGION_PATTERN
@@ -38,7 +38,7 @@ NOT_CONSUMED: Final = frozenset({"not_authority", "number_passed", "not_bootstra
 """Refusals that leave the request id free: the same request may be proposed again with a fresh reading."""
 
 
-class MetadataMachine(WebhookMachine):
+class MetadataMachine(FeatureMachine):
     """Applies commands to a `State`. Not thread-safe; deterministic."""
 
     def __init__(self) -> None:
@@ -65,6 +65,9 @@ class MetadataMachine(WebhookMachine):
             c.DeleteWebhook: self._delete_webhook,
             c.SettleDelivery: self._settle_delivery,
             c.ReplayWebhook: self._replay_webhook,
+            c.SetFeatureClass: self._set_feature_class,
+            c.RemoveFeatureClass: self._remove_feature_class,
+            c.SetFeatureWindow: self._set_feature_window,
         }
 
     def apply(self, command: c.AnyCommand) -> Outcome:
@@ -109,6 +112,7 @@ class MetadataMachine(WebhookMachine):
             assert (model.generation == 0) == (model.assignment is None)
         self._check_rollouts()
         self._check_webhooks()
+        self._check_feature_classes()
 
     # ---- who may speak, and in turn
 
@@ -234,5 +238,7 @@ def _subject_of(command: c.Command) -> str:
     """The name of what a command is about, for the audit."""
     if isinstance(command, c.ActivateGeneration):
         return ",".join(change.model for change in command.changes)
-    named = (getattr(command, name, "") for name in ("model", "rollout_id", "webhook_id"))
+    if isinstance(command, c.SetFeatureClass):
+        return command.feature_class.name
+    named = (getattr(command, name, "") for name in ("model", "rollout_id", "webhook_id", "class_name"))
     return next((str(name) for name in named if name), "")

@@ -11,6 +11,7 @@ import msgspec
 from consistency_service.core.outcomes import Outcome
 from consistency_service.core.rollout import Freeze, Origin, Rollout
 from consistency_service.core.webhooks import Webhook
+from edge_client.protocol.feature_classes import FeatureClass
 from edge_client.protocol.messages import Event, Snapshot
 from edge_client.protocol.models import Assignment, ModelView, Pending, Policy, Terms, Version
 from edge_client.protocol.position import Position
@@ -107,6 +108,20 @@ class ModelState(msgspec.Struct, kw_only=True):
         )
 
 
+class FeatureClassState(msgspec.Struct, kw_only=True):
+    """One feature class. Mutable, and touched by `machine` only."""
+
+    feature_class: FeatureClass
+    """Its `window_ms` is None while the window is the base."""
+    revision: int = 0
+    """At which a person set it last; what the region does to its window does not count."""
+    author: str = ""
+    set_at_unix_ms: int = 0
+    window_reason: str = ""
+    """Why the region moved the window last; empty: it never did."""
+    window_at_unix_ms: int = 0
+
+
 class RequestResult(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str
     outcome: Outcome
@@ -132,6 +147,7 @@ class State(msgspec.Struct, kw_only=True):
     """By id, oldest first."""
     freeze: Freeze | None = None
     webhooks: dict[str, Webhook] = {}
+    feature_classes: dict[str, FeatureClassState] = {}
 
     @property
     def position(self) -> Position:
@@ -169,6 +185,7 @@ class State(msgspec.Struct, kw_only=True):
             region=self.region,
             terms=self.terms,
             models=tuple(model.view() for model in self.models.values()),
+            feature_classes=tuple(known.feature_class for known in self.feature_classes.values()),
         )
 
 

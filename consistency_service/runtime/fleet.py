@@ -9,6 +9,7 @@ from consistency_service.core.fleet import Fleet
 from consistency_service.core.state import State
 from consistency_service.runtime.ports import Clock
 from consistency_service.runtime.waking import wait_set
+from edge_client.protocol.feature_classes import DEFAULT_CLASS
 from edge_client.protocol.messages import EdgeReport
 
 
@@ -17,7 +18,7 @@ class FleetDriver:
 
     def __init__(self, *, clock: Clock, state: Callable[[], State]) -> None:
         self._state = state
-        self.view = Fleet(known=self._known)
+        self.view = Fleet(known=self._known, known_class=self._known_class)
         self._clock = clock
         self._heard = asyncio.Event()
 
@@ -39,3 +40,6 @@ class FleetDriver:
             return False
         newest = held.generation if held.pending is None else held.pending.generation
         return 0 < generation <= newest
+
+    def _known_class(self, name: str) -> bool:
+        return name == DEFAULT_CLASS or name in self._state().feature_classes

@@ -24,6 +24,7 @@ from consistency_service.runtime.activations import Activations
 from consistency_service.runtime.answers import Answers
 from consistency_service.runtime.authority import AuthorityDriver
 from consistency_service.runtime.clock_guard import ClockGuard
+from consistency_service.runtime.feature_windows import FeatureWindowDriver
 from consistency_service.runtime.fleet import FleetDriver
 from consistency_service.runtime.garbage import Garbage
 from consistency_service.runtime.metadata import Metadata
@@ -104,6 +105,9 @@ class Node:
         self.fleet = FleetDriver(clock=clock, state=lambda: self.metadata.state)
         self.activations = Activations(metadata=self.metadata, authority=core, fleet=self.fleet, clock=clock)
         self.rollouts = RolloutDriver(metadata=self.metadata, authority=core, fleet=self.fleet, clock=clock, web=web)
+        self._feature_windows = FeatureWindowDriver(
+            metadata=self.metadata, authority=core, fleet=self.fleet, clock=clock
+        )
         self._webhooks = WebhookDriver(metadata=self.metadata, authority=core, clock=clock, rng=rng, web=web)
         self._snapshots = Snapshots(metadata=self.metadata, signer=signer)
         self._answers = Answers(
@@ -151,6 +155,7 @@ class Node:
                     "garbage": self._garbage.run,
                     "rollouts": self.rollouts.run,
                     "webhooks": self._webhooks.run,
+                    "feature-windows": self._feature_windows.run,
                     "clock-guard": self._guard.run,
                 }
             )
@@ -277,6 +282,7 @@ class Node:
             "garbage": self._garbage.counters,
             "rollouts": self.rollouts.counters,
             "webhooks": self._webhooks.counters,
+            "feature_windows": self._feature_windows.counters,
             "supervisor": self._supervisor.counters,
         }
         counted = {
