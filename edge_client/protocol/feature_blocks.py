@@ -39,7 +39,7 @@ Column = int | bytes
 
 
 class _Columns(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    keys: Annotated[list[str], msgspec.Meta(max_length=BLOCK_ENTRIES_MAX)]
+    keys: Annotated[list[str], msgspec.Meta(min_length=1, max_length=BLOCK_ENTRIES_MAX)]
     lengths: Column
     """Of the values; 0: a tombstone."""
     stamps: Column
@@ -95,7 +95,10 @@ def decode_block(payload: bytes) -> dict[str, Entry]:
     stamps = _numbers(columns.stamps, count=count)
     lifetimes = _numbers(columns.lifetimes, count=count, kind="q")
     expiries = [stamp_unix_ms(stamp) + lifetime for stamp, lifetime in zip(stamps, lifetimes, strict=True)]
-    rows = map(Entry, values, stamps, _numbers(columns.writers, count=count), expiries)
+    writers = _numbers(columns.writers, count=count)
+    if min(*stamps, *writers, *expiries, *ends) < 0:
+        raise FeatureCorruptError("a block's numbers make no sense")
+    rows = map(Entry, values, stamps, writers, expiries)
     entries = dict(zip(columns.keys, rows, strict=True))
     if len(entries) != count:
         raise FeatureCorruptError("a key is twice in a block")
@@ -119,6 +122,8 @@ def _entry(columns: _Columns, place: int) -> Entry:
     stamp = _number(columns.stamps, place, count=count)
     expires_at_unix_ms = stamp_unix_ms(stamp) + _number(columns.lifetimes, place, count=count, signed=True)
     writer = _number(columns.writers, place, count=count)
+    if min(stamp, writer, expires_at_unix_ms) < 0:
+        raise FeatureCorruptError("a block's numbers make no sense")
     return Entry(bytes(columns.values[start:end]) or None, stamp, writer, expires_at_unix_ms)
 
 
@@ -145,7 +150,7 @@ def _columns_of(payload: bytes) -> _Columns:
         raise FeatureCorruptError(f"a block is damaged: {error}") from error
     count = len(columns.keys)
     for column in (columns.lengths, columns.stamps, columns.writers, columns.lifetimes):
-        if not (len(column) == 8 * count if isinstance(column, bytes) else -(1 << 63) <= column < 1 << 64):
+        if isinstance(column, bytes) and len(column) != 8 * count:
             raise FeatureCorruptError("a block's columns are of different lengths")
     return columns
 
