@@ -155,7 +155,7 @@ TRUST_MUTANTS = (
         name="a lease outlives its epoch",
         install=_lease_outlives_epoch,
         plus=frozenset({"restore"}),
-        known_seed=5,
+        known_seed=16,
     ),
     Mutant(
         name="messages of any epoch count",
@@ -168,7 +168,7 @@ TRUST_MUTANTS = (
         name="what was served outlives its history",
         install=_last_outlives_history,
         breaks=frozenset({"cohort"}),
-        known_seed=3,
+        known_seed=23,
         plus=frozenset({"restore", "slow_load"}),
     ),
     Mutant(
