@@ -17,6 +17,7 @@ from consistency_service.api import (
     activations,
     artifacts,
     events,
+    features,
     fleet,
     health,
     members,
@@ -76,7 +77,7 @@ def create_api(node: Node, *, peers: Peers | None = None) -> FastAPI:
     app.state.closing = asyncio.Event()
     app.state.policy_lock = asyncio.Lock()
     app.state.subscribers = events.Subscribers()
-    for module in (models, activations, reads, rollouts, webhooks, artifacts, fleet, members, events, health):
+    for module in (models, activations, reads, rollouts, webhooks, features, artifacts, fleet, members, events, health):
         app.include_router(module.router)
     add_docs(app)
     add_dashboard(app)

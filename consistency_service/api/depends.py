@@ -116,7 +116,8 @@ def _asked(
     if_match: Annotated[
         str | None,
         Header(
-            description='`"GENERATION"`, of a rollout `"STEP"`: only if it is there; `*`: wherever it is.',
+            description='`"GENERATION"`, of a rollout `"STEP"`, of a feature class `"REVISION"`: only if it is there; '
+            "`*`: wherever it is.",
             json_schema_extra={"pattern": r'^(?:"[0-9]{1,18}"|\*)$'},
         ),
     ] = None,

@@ -54,6 +54,7 @@ KINDS: Final[dict[str, Kind]] = {
     "unknown_version": Kind(404, "Unknown version", "model {model} has no version {version}"),
     "unknown_rollout": Kind(404, "Unknown rollout", "there is no rollout {rollout_id}"),
     "unknown_webhook": Kind(404, "Unknown webhook", "there is no webhook {webhook_id}"),
+    "unknown_feature_class": Kind(404, "Unknown feature class", "there is no feature class {class_name}"),
     "unknown_member": Kind(404, "Unknown member", "the cluster has no such member"),
     "unknown_artifact": Kind(404, "Unknown artifact", "no artifact is stored under {digest}; upload it first"),
     "events_gone": Kind(410, "Events gone", "events after this position are not kept any more; read the present state, then go on from {position}"),
@@ -85,6 +86,7 @@ KINDS: Final[dict[str, Kind]] = {
     "own_activation": Kind(409, "Own activation", "activation {activation} is settled by its own authority"),
     "assumption_replaced": Kind(409, "Authority moved on", "the authority is assumption {assumption} by now"),
     "generation_mismatch": Kind(412, "Generation mismatch", "model {model} is at generation {generation}, not at the one in If-Match; read it and decide again"),
+    "revision_mismatch": Kind(412, "Revision mismatch", "feature class {class_name} was set last at revision {revision}, not at the one in If-Match (0: there is none); read it and decide again"),
     "step_mismatch": Kind(412, "Step mismatch", "rollout {rollout_id} is at step {step}, not at the one in If-Match; read it and decide again"),
     # What cannot be answered just now
     "not_bootstrapped": Kind(503, "Not bootstrapped", "the region has no history yet; ask again in a moment"),

@@ -29,8 +29,8 @@ EXAMPLES = int(os.environ.get("CCS_SCHEMA_EXAMPLES", "3"))
 NUMBERS = itertools.count()
 STREAMS = {"/v1/events"}
 """Answers that do not end."""
-JUDGED = {"POST /v1/rollouts", "POST /v1/rollouts/plan", "POST /v1/artifacts"}
-"""What can be read may still be refused with 422: a strategy cannot work, bytes have another digest."""
+JUDGED = {"POST /v1/rollouts", "POST /v1/rollouts/plan", "POST /v1/artifacts", "PATCH /v1/features/classes/{name}"}
+"""What can be read may still be refused with 422: a strategy or a class cannot work, bytes have another digest."""
 TELLS = {"POST /v1/rollouts/lint"}
 """What cannot be read is the answer."""
 
