@@ -75,6 +75,14 @@ class FeatureQueueFullError(EdgeError):
     """The write-behind queue is at its bound, and the class says to raise then; flush, or write less."""
 
 
+class FeatureSpoolError(EdgeError):
+    """The spool on disk failed: full, read-only, damaged; what is queued lives in memory until it works again."""
+
+
+class FeatureSpoolTakenError(FeatureSpoolError):
+    """Another process has this spool file open; give each process a file of its own."""
+
+
 class FeatureValueError(EdgeError):
     """A key or value that cannot be a feature: too long, too large, or of no type that is kept."""
 

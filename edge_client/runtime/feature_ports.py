@@ -99,3 +99,61 @@ class FeatureTier(Protocol):
     async def drop_many(self, keys: Sequence[tuple[str, int]]) -> None:
         """Let go of what each `(key, stamp)` has that is older than the stamp."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolPart:
+    """Some entries of one batch, on their way to disk. A batch is all its parts, joined by order of its entries."""
+
+    edge_id: str
+    pipe: str
+    sequence: int
+    class_name: str
+    shards: int
+    payload: bytes
+    """As `feature_codec.encode_block` made it."""
+    count: int
+    expires_at_unix_ms: int
+    """When the last entry of the batch expires, as far as known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpooledBatch:
+    """What an earlier life of the edge left of one batch."""
+
+    edge_id: str
+    pipe: str
+    sequence: int
+    class_name: str
+    shards: int
+    count: int
+    """Of all parts; a key in several parts is counted in each."""
+    size_bytes: int
+    expires_at_unix_ms: int
+
+
+class Spool(Protocol):
+    """A file on the edge's own disk, for one process at a time. What `commit` returned for outlives the process, not the
+    machine's power. Every method raises `FeatureSpoolError`. A file that is damaged or not ours is moved aside, counted.
+    """
+
+    @property
+    def set_aside(self) -> int:
+        """How many files were moved aside because nothing could be read from them."""
+        ...
+
+    async def open(self) -> tuple[SpooledBatch, ...]:
+        """Take the file; return what is in it, in the order of its first commit. Raises `FeatureSpoolTakenError`."""
+        ...
+
+    async def commit(self, parts: Sequence[SpoolPart], *, done: Sequence[tuple[str, int]]) -> None:
+        """All parts are on disk and every `(pipe, sequence)` in `done` is gone from it; or neither is."""
+        ...
+
+    async def read(self, *, pipe: str, sequence: int) -> list[tuple[bytes, int]]:
+        """Payload and count of each part of a batch, in the order of their commits."""
+        ...
+
+    async def close(self) -> None:
+        """Leave the file to the next process."""
+        ...
