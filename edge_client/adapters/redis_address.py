@@ -29,6 +29,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from edge_client.errors import ConfigError
 
+TEXT_MAX: Final = 300
 _OPTIONS: Final = {"host", "port", "db", "username", "password", "path", "connection_class"}
 _PASSING: Final = re.compile(
     r"\b(OOM|READONLY|LOADING|CLUSTERDOWN|MASTERDOWN|TRYAGAIN|BUSY|MISCONF|NOREPLICAS|max number of clients)\b"
@@ -46,12 +47,17 @@ class Address:
     options: dict[str, Any] = field(repr=False)
     """`host`, `port`, `path`, `db`, `username`, `password`, and what TLS needs."""
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The password, as it is and as it stands in a URL."""
+        password = self.options.get("password")
+        return (password, quote(password, safe="")) if password else ()
+
     def cleaned(self, text: str) -> str:
         """The text without the password, in case a server repeats what it was sent."""
-        password = self.options.get("password")
-        for secret in {password, quote(password, safe="")} if password else ():
+        for secret in self.secrets:
             text = text.replace(secret, "***")
-        return text[:300]
+        return text[:TEXT_MAX]
 
 
 def address_of(
@@ -99,6 +105,10 @@ def described(error: BaseException, *, address: Address) -> tuple[str, bool]:
 
 
 def cause_of(error: BaseException, *, address: Address) -> BaseException | None:
-    """The cause to chain: none, if its text had to be cleaned."""
-    text = str(error)
-    return error if address.cleaned(text) == text[:300] else None
+    """The cause to chain: none, if it or one before it has the password in its text."""
+    link: BaseException | None = error
+    while link is not None:
+        if any(secret in str(link) for secret in address.secrets):
+            return None
+        link = link.__cause__ or link.__context__
+    return error
