@@ -15,10 +15,11 @@ LIST_LIMIT: Final = 1_000
 
 def path_of(model: str, *rest: str) -> str:
     """The path of a model, or of something under it; names are one segment each, whatever they contain."""
-    return "/".join(("/v1/models", *(_segment(name) for name in (model, *rest))))
+    return "/".join(("/v1/models", *(segment(name) for name in (model, *rest))))
 
 
-def _segment(name: str) -> str:
+def segment(name: str) -> str:
+    """A name as one segment of a path, whatever it contains."""
     return name.replace(".", "%2E") if name in (".", "..") else quote(name, safe="")
 
 

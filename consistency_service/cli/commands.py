@@ -12,6 +12,7 @@ from consistency_service.cli import (
     certs,
     chaos,
     cluster,
+    features,
     freeze,
     model_views,
     models,
@@ -32,12 +33,12 @@ from consistency_service.cli.session import (
     in_order,
 )
 
-_DAILY = "Models and rollouts"
+_DAILY = "Models, rollouts and features"
 _LOOK = "Look at the region"
 _RUN = "Run a region"
 
 _ORDER = (
-    *("model", "rollout", "rollback", "bundle", "freeze", "webhook", "edges", "cluster", "events", "audit"),
+    *("model", "rollout", "rollback", "bundle", "freeze", "webhook", "features", "edges", "cluster", "events", "audit"),
     *("demo", "testbed", "chaos", "certs", "serve"),
 )
 _EPILOG = """[bold]Begin here[/bold]
@@ -109,6 +110,7 @@ command(
 app.add_typer(bundle.app, name="bundle", rich_help_panel=_DAILY)
 app.add_typer(freeze.app, name="freeze", rich_help_panel=_DAILY)
 app.add_typer(webhook.app, name="webhook", rich_help_panel=_DAILY)
+app.add_typer(features.app, name="features", rich_help_panel=_DAILY)
 command(app, "edges", panel=_LOOK, examples=("ccs edges", "ccs edges --site dock-3 --json"))(region.edges)
 app.add_typer(cluster.app, name="cluster", rich_help_panel=_LOOK)
 command(

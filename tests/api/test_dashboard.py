@@ -21,6 +21,7 @@ PAGES = [
     "/models/m",
     "/models/m?at=2020-01-01T00:00&everything=true",
     "/edges",
+    "/features",
     "/cluster",
     "/timeline",
     "/timeline?at=2030-01-01T00:00",

@@ -9,6 +9,7 @@ import pytest
 
 from edge_client.protocol.messages import EdgeReport, FeatureObservations
 from tests.api.served import Served, eventually
+from tests.api.test_dashboard import EVIL, foreign, look
 
 CLASSES = "/v1/features/classes"
 
@@ -121,3 +122,17 @@ async def test_the_region_tightens_what_edges_find_wrong_and_says_why(served: Se
     assert widened.json()["window_ms"] == 3_500, "the floor is people's"
     events = served.node.metadata.events_kept()
     assert [e.name for e in events if e.feature_classes] == ["FeatureClassSet", "FeatureWindowSet", "FeatureClassSet"]
+
+
+async def test_the_page_shows_classes_windows_and_how_they_do(served: Served):
+    await put(served, window_base_ms=5_000, headers={"X-CCS-Author": EVIL})
+    told(served)
+    told(served, judged_count=400, failed_count=160, fetched_count=10, drift_sum=1.0)
+    await eventually(lambda: served.node.metadata.state.feature_classes["track"].feature_class.window_ms)
+    page = await look(served, "/features")
+
+    assert "track bulk lz4, 5 s 3\u202f000 ms tightened" in page.text
+    assert "160 of 400 judged readings wrong" in page.text and "500 – 5\u202f000 ms" in page.text
+    assert "40 % of 400" in page.text and "10 % over 10" in page.text
+    assert "default bulk lz4, 5 s 5\u202f000 ms" in page.text and "built in" in page.text
+    assert [] == list(foreign(page)) and not page.all("img")

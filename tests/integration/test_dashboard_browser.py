@@ -23,7 +23,17 @@ from tests.api.test_rollouts import Edges
 expect.set_options(timeout=20_000)  # what is waited for has to happen; how fast is for benchmarks
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-PATHS = ("/", "/models/m", "/edges", "/cluster", "/timeline?at=2030-01-01T00:00", "/rollouts", "/rollouts/r-1", "/docs")
+PATHS = (
+    "/",
+    "/models/m",
+    "/edges",
+    "/features",
+    "/cluster",
+    "/timeline?at=2030-01-01T00:00",
+    "/rollouts",
+    "/rollouts/r-1",
+    "/docs",
+)
 NEXT = "2.0.0-rc.1+build.20261122"
 LONG = "a-rather-long-name-of-a-model-that-somebody-chose-for-good-reasons"
 
@@ -98,6 +108,7 @@ async def visit(tmp_path) -> AsyncIterator[Visit]:
             models=tuple(models),
         )
         served.node.fleet.report_received(report)
+        assert (await served.http.patch(f"/v1/features/classes/{LONG}", json={"kind": "critical"})).status_code == 200
         stages = (Stage(share_bp=100, bake_ms=60_000), Stage(share_bp=1_000), Stage(share_bp=10_000))
         await served.node.propose(
             CreateRollout(

@@ -27,7 +27,9 @@ from consistency_service.api.dashboard.rollouts import rollouts_page_of
 from consistency_service.api.dashboard.timeline import Asked as TimelineAsked
 from consistency_service.api.dashboard.timeline import items_of, timeline_page_of
 from consistency_service.api.depends import OverdueSettled
+from consistency_service.api.features import class_shown, classes_of
 from consistency_service.api.problems import on_http_error
+from consistency_service.core.feature_rates import SPAN_MS
 from consistency_service.errors import NotLeaderError, UnknownOutcomeError
 from consistency_service.runtime.node import Node
 
@@ -158,6 +160,13 @@ def _routes(dashboard: Dashboard) -> APIRouter:
             now_ns=node.clock.now_ns(),
         )
         return await dashboard.answer("edges", as_of, view=view, models=models, sites=tally.sites)
+
+    @router.get("/features")
+    async def features() -> Response:
+        as_of = await dashboard.look()
+        edges = node.fleet.view.features.edge_counts(now_ns=node.clock.now_ns())
+        rows = [class_shown(node, known, edges=edges) for known in classes_of(node.metadata.state)]
+        return await dashboard.answer("features", as_of, rows=rows, span_ms=SPAN_MS)
 
     @router.get("/cluster")
     async def cluster(request: Request) -> Response:
