@@ -59,6 +59,7 @@ class SqliteSpool:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        self._closed = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feature-spool")
         self.set_aside = 0
 
@@ -72,8 +73,11 @@ class SqliteSpool:
         return await self._do(lambda: self._read(pipe, sequence))
 
     async def close(self) -> None:
-        await self._do(self._close)
-        self._thread.shutdown(wait=False)
+        """Leave the file to the next process; a second time does nothing."""
+        if not self._closed:
+            self._closed = True
+            await self._do(self._close)
+            self._thread.shutdown(wait=False)
 
     async def _do(self, work: Callable[[], T]) -> T:
         try:

@@ -43,7 +43,7 @@ MS: Final = 1_000_000
 DEAD_LETTERS_MAX: Final = 64
 COUNTERS: Final = (
     *("accepted", "coalesced", "flushed", "counted", "dropped", "expired", "dead_lettered", "lost", "blocked"),
-    *("refused_full", "batches", "retried"),
+    *("refused_full", "recovered_count", "batches", "retried"),
 )
 REFUSED_FIRST_NS: Final = 100 * MS
 REFUSED_MAX_NS: Final = 10_000 * MS
@@ -68,7 +68,7 @@ class WriteBehind:
         """Set by `put` when the driver should look: a generation was opened or sealed. The driver clears it."""
         self.dead_letters: deque[DeadLetter] = deque(maxlen=DEAD_LETTERS_MAX)
         self.accepted = self.coalesced = self.dropped = self.blocked = self.refused_full = self.expired = self.lost = 0
-        self.flushed = self.counted = self.batches = self.retried = self.dead_lettered = 0
+        self.recovered_count = self.flushed = self.counted = self.batches = self.retried = self.dead_lettered = 0
 
     def put(self, feature_class: FeatureClass, key: str, row: Row) -> bool:
         """Queue one write. False, and nothing changed: no room, and the class says to wait for it.
@@ -85,6 +85,7 @@ class WriteBehind:
             if not self._make_room(lane, size):
                 return False
             if room.lacks(size):
+                self.accepted += 1
                 self.dropped += 1
                 return True
         self.accepted += 1
@@ -284,6 +285,7 @@ class WriteBehind:
         generation.phase, generation.rows, generation.count = Phase.SEALED, None, count
         generation.spooled_bytes, generation.expires_at_unix_ms = spooled_bytes, expires_at_unix_ms
         self.spool.size_bytes += spooled_bytes
+        self.recovered_count += count
         lane.waiting.append(generation)
         self.eager = True
 
@@ -292,8 +294,15 @@ class WriteBehind:
         self.spool.committed(generation, size_bytes=size_bytes)
         self.room.relieve(self.lanes.values())
 
+    def loaded(self, generation: Generation, *, count: int, lost_count: int) -> None:
+        """Its rows were read from disk: `count` keys; parts with `lost_count` entries were damaged."""
+        lost_count = min(lost_count, generation.count - count)
+        self.lost += lost_count
+        self.coalesced += generation.count - count - lost_count
+        generation.count = count
+
     def unreadable(self, generation: Generation) -> None:
-        """What lay on disk of it is damaged or gone: counted as lost."""
+        """What lay on disk of it cannot be read: counted as lost."""
         self.lost += generation.count
         self._give_up(self._lane(generation), generation)
 
@@ -301,16 +310,16 @@ class WriteBehind:
         """What became of everything so far, in entries; `batches` and `retried` in batches."""
         return {name: getattr(self, name) for name in COUNTERS}
 
-    def abandon(self) -> int:
-        """Count as lost what is queued and not on disk."""
-        lost = self.lanes.unsafe_count()
-        self.lost += lost
-        return lost
+    def unsafe_count(self) -> int:
+        """How many queued entries are not on disk: what is lost if all ends now."""
+        return self.lanes.unsafe_count()
 
     def check_invariants(self) -> None:
         """Raise if this is in a state that must not exist."""
         self.departures.check_invariants()
         self.room.check_invariants(self.lanes.values())
+        ends = (self.coalesced, self.flushed, self.dropped, self.expired, self.dead_lettered, self.lost)
+        assert self.accepted + self.recovered_count == sum(ends) + self.lanes.depth, "an entry is unaccounted for"
         on_disk = 0
         for lane in self.lanes.values():
             assert lane.open is None or (lane.open.phase is Phase.OPEN and lane.open.rows is not None)
@@ -377,6 +386,7 @@ class WriteBehind:
     def _make_room(self, lane: Lane, size: int) -> bool:
         """Whether the class lets its caller go on. Kept generations give way first, then what the class says."""
         when_full = lane.feature_class.when_full
+        self.room.relieve(self.lanes.values())
         while (short := self.room.lacks(size)) or (lane.feature_class.spool and self.spool.full):
             if when_full is not WhenFull.DROP and not lane.waiting:
                 self._seal(lane)  # what is open holds the room: it need not wait for its time

@@ -87,14 +87,17 @@ class Spooling:
     async def load(self, generation: Generation) -> dict[str, Row]:
         """The rows of a batch that is on disk alone; those that are damaged are counted as lost. Raises `FeatureSpoolError`."""
         rows: dict[str, Row] = {}
+        lost_count = 0
         for payload, count in await self._spool.read(pipe=generation.pipe, sequence=generation.sequence):
             try:
                 newer(rows, decode_block(payload))
             except FeatureCorruptError as error:
                 self.counters["spool_corrupt"] += 1
-                self._queue.lost += count
+                lost_count += count
                 _log.error("spool_part_damaged pipe=%s sequence=%d: %s", generation.pipe, generation.sequence, error)
             await asyncio.sleep(0)
+        with self._lock:
+            self._queue.loaded(generation, count=len(rows), lost_count=lost_count)
         return rows
 
     async def close(self) -> None:
@@ -182,7 +185,7 @@ class Spooling:
             )
         except ValueError as error:
             self.counters["spool_corrupt"] += 1
-            self._queue.lost += batch.count
+            self.counters["spool_lost"] += batch.count
             _log.error("spool_batch_damaged pipe=%s sequence=%d: %s", batch.pipe, batch.sequence, error)
             return
         with self._lock:

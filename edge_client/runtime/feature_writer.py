@@ -197,7 +197,7 @@ class FeatureWriter:
             if spooled:
                 await self.wait_spooled(timeout_ms=timeout_ms)  # what is stored is forgotten on disk
         with self._lock:
-            lost = self._queue.abandon()
+            lost = self._queue.unsafe_count()
         self._ended.set()
         if self._spooling is not None:
             await self._spooling.close()
@@ -257,8 +257,6 @@ class FeatureWriter:
             if rows is None:
                 assert self._spooling is not None
                 rows = await self._spooling.load(generation)
-                with self._lock:
-                    generation.count = len(rows)
             feature_class = generation.feature_class
             steps = cut(rows, feature_class=feature_class, unix_ms=self._clock.unix_ms())
             cuts = await _by_turns(steps)
