@@ -59,16 +59,17 @@ def _share_bp(value: Any) -> int:
     return round(share_bp)
 
 
-def _duration_ms(value: Any) -> int:
+def duration_ms(value: Any) -> int:
+    """Milliseconds of a duration as people write it. Raises `ValueError`."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MS_MAX:
         return value
     match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         raise ValueError('a duration is written as "500ms", "30s", "5m", "1h", "2d" or a number of milliseconds')
-    duration_ms = round(float(match.group(1)) * _UNITS[match.group(2)])
-    if abs(duration_ms) > MS_MAX:
+    found_ms = round(float(match.group(1)) * _UNITS[match.group(2)])
+    if abs(found_ms) > MS_MAX:
         raise ValueError("a duration is at most some hundred thousand years")
-    return duration_ms
+    return found_ms
 
 
 def _ratio(value: Any) -> float:
@@ -93,7 +94,7 @@ ShareBp = Annotated[
 ]
 DurationMs = Annotated[
     int,
-    BeforeValidator(_duration_ms),
+    BeforeValidator(duration_ms),
     WithJsonSchema(
         {"anyOf": [{"type": "string", "pattern": f"^{_DURATION.pattern}$"}, {"type": "integer"}], "examples": ["30s"]}
     ),

@@ -7,10 +7,9 @@ import time
 from typing import Annotated, Any, Final
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 from rich.text import Text
 
-from consistency_service.api.rollout_schemas import DurationMs
+from consistency_service.api.rollout_schemas import duration_ms
 from consistency_service.cli.arguments import LIST_LIMIT, segment
 from consistency_service.cli.client import Client
 from consistency_service.cli.errors import LocalError, UnavailableError
@@ -23,7 +22,6 @@ CLASSES: Final = "/v1/features/classes"
 LOOK_S: Final = 1.0
 NEVER: Final = "never"
 COLUMNS: Final = ("CLASS", "KIND", ">WINDOW", ">BASE", ">FLOOR", ">ERRORS", ">DRIFT", ">READINGS", ">EDGES")
-_DURATION: Final[TypeAdapter[int]] = TypeAdapter(DurationMs)
 
 app = typer.Typer(
     cls=in_order("classes", "set", "remove", "watch"),
@@ -291,13 +289,12 @@ def _ms(text: str | None, *, option: str) -> int | None:
     if text is None:
         return None
     try:
-        found = _DURATION.validate_python(int(text) if text.isdecimal() else text)
-    except ValidationError as error:
-        says = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
-        raise LocalError(f"{option}: {says}") from None
-    if found <= 0:
+        found_ms = duration_ms(int(text) if text.isdecimal() else text)
+    except ValueError as error:
+        raise LocalError(f"{option}: {error}") from None
+    if found_ms <= 0:
         raise LocalError(f"{option} takes a duration longer than nothing, not {text!r}")
-    return found
+    return found_ms
 
 
 def _path(name: str) -> str:
