@@ -45,7 +45,10 @@ class _Layout(NamedTuple):
 def is_array(value: object) -> bool:
     """Whether this is an array or scalar of NumPy that may be kept; subclasses of arrays, which mean more, are not."""
     numpy = sys.modules.get("numpy")
-    return numpy is not None and (type(value) is numpy.ndarray or isinstance(value, numpy.generic))
+    try:
+        return numpy is not None and (type(value) is numpy.ndarray or isinstance(value, numpy.generic))
+    except AttributeError:
+        return False  # another thread is importing it just now, so nobody has an array
 
 
 def array_bytes(value: Any, codec: FeatureCodec) -> bytes:
@@ -110,9 +113,12 @@ def _inexact(numbers: memoryview, *, form: int, dtype: np.dtype[Any]) -> NDArray
 
 def _peak(array: NDArray[Any]) -> float:
     """The largest magnitude; NaN, which no bound holds for, if there is one."""
-    return float(abs(array).max(initial=0.0))
+    import numpy as np
+
+    return float(np.maximum.reduce(abs(array), axis=None, initial=0.0))
 
 
+@lru_cache(maxsize=32)
 def _largest(dtype: np.dtype[Any]) -> float:
     import numpy as np
 

@@ -177,7 +177,7 @@ def test_a_damaged_entry_is_refused(entry, data):
             decode_entry(hurt)
 
 
-@settings(derandomize=True, deadline=None, max_examples=400)
+@settings(derandomize=True, deadline=None, max_examples=200)
 @given(entries=BLOCKS, codec=st.sampled_from([FeatureCodec.PLAIN, FeatureCodec.LZ4]), data=st.data())
 def test_a_damaged_block_is_refused_or_is_the_same(entries, codec, data):
     """A flag of the frame that nobody reads may change and leave what it holds; what it holds has a checksum."""

@@ -167,6 +167,8 @@ HOSTILE = {
     "an unknown version": b"\x20\x01",
     "a block": encode_block(BLOCK, codec=PLAIN),
     "lz4 of 4 GiB": b"\x11\xff\xff\xff\xff" + lz4.block.compress(b"a" * 5_000)[4:],
+    "lz4 of 1 GiB": b"\x11\0\0\0\x40" + lz4.block.compress(b"a" * 5_000)[4:],
+    "a hundred times what it says": b"\x11" + lz4.block.compress(b"\x10" * (8 << 20)),
     "lz4 that is longer": b"\x11\x10\0\0\0" + lz4.block.compress(b"a" * 5_000)[4:],
     "lz4 that is shorter": b"\x11\xff\xff\0\0" + lz4.block.compress(b"a" * 5_000)[4:],
     "a list of four thousand million": b"\x10\xdd\xff\xff\xff\xff",
