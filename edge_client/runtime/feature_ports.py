@@ -36,6 +36,7 @@ class Batch:
     sequence: int
     """From 1 on, in order within a pipe."""
     blocks: tuple[Block, ...]
+    """No two of one shard of a class."""
 
 
 class FeatureStore(Protocol):

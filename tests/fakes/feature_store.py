@@ -84,6 +84,8 @@ class FakeFeatureStore:
 
     async def put_batch(self, batch: Batch) -> int:
         self.store.check()
+        shards = {(block.class_name, block.shards, block.shard) for block in batch.blocks}
+        assert len(shards) == len(batch.blocks), "two blocks of one shard in a batch"
         return sum([self._put_block(block, batch=batch) for block in batch.blocks])
 
     async def find_many(self, feature_class: FeatureClass, keys: Sequence[str]) -> list[Entry | None]:
