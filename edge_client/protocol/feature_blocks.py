@@ -54,6 +54,8 @@ def encode_block(entries: Mapping[str, Entry], *, codec: FeatureCodec) -> bytes:
     if not 0 < len(entries) <= BLOCK_ENTRIES_MAX:
         raise FeatureValueError(f"a block of {len(entries)} entries; it holds 1 to {BLOCK_ENTRIES_MAX}")
     values, stamps, writers, ends = zip(*entries.values(), strict=True)
+    if min(ends) < 0:
+        raise FeatureValueError("no expiry lies before 1970; 0 is none")
     present = values if all(values) else _without_tombstones(values)
     try:
         columns = _encode(
@@ -66,7 +68,7 @@ def encode_block(entries: Mapping[str, Entry], *, codec: FeatureCodec) -> bytes:
                 b"".join(present),
             )
         )
-    except (ValueError, TypeError, struct.error) as error:
+    except (ValueError, TypeError, OverflowError, struct.error) as error:
         raise FeatureValueError(f"entries cannot be kept: {error}") from error
     if len(columns) > BLOCK_BYTES_MAX:
         raise FeatureValueError(f"a block of {len(columns)} bytes; it holds {BLOCK_BYTES_MAX}")
@@ -169,7 +171,7 @@ def _inflated(frame: bytes) -> bytes:
 
 def _column(numbers: Sequence[int], *, kind: str = "Q") -> Column:
     first = numbers[0]
-    if numbers.count(first) == len(numbers):
+    if numbers.count(first) == len(numbers) and (first >= 0 or kind == "q"):
         return first
     octets = struct.pack(f"<{len(numbers)}{kind}", *numbers)
     return b"".join([octets[place::8] for place in range(8)])

@@ -292,8 +292,15 @@ def test_a_block_has_bounds_when_it_is_written():
             encode_block(entries, codec=LZ4)
     del many["0"]
     assert many == decode_block(encode_block(many, codec=LZ4))
-    with pytest.raises(FeatureValueError):
-        encode_block({"a": ENTRY, "b": ENTRY._replace(stamp=-1)}, codec=LZ4)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"stamp": -1}, {"stamp": 1 << 64}, {"writer": -1}, {"writer": 1 << 64}, {"expires_at_unix_ms": -1}]
+)
+def test_numbers_that_no_reader_accepts_are_refused_when_a_block_is_written(wrong):
+    for others in ({}, BLOCK):
+        with pytest.raises(FeatureValueError):
+            encode_block({**others, "a": ENTRY._replace(**wrong)}, codec=LZ4)
 
 
 def test_an_entry_has_bounds_when_it_is_written():
@@ -318,11 +325,43 @@ def test_tombstones_and_other_writers_come_back_from_a_block():
         assert entries == find_in_block(payload, entries)
 
 
-def test_a_key_that_is_twice_in_a_block_is_refused():
-    data = msgspec.msgpack.encode((["a", "a"], 2, 1, 1, 1, b"\x10\x01\x10\x02"))
+def columns_of(*columns: object) -> bytes:
+    """A block of any columns, under a right checksum."""
+    data = msgspec.msgpack.encode(columns)
+    return b"\x12" + crc32(data).to_bytes(4, "big") + data
 
+
+def test_a_key_that_is_twice_in_a_block_is_refused():
     with pytest.raises(FeatureCorruptError, match="twice"):
-        decode_block(b"\x12" + crc32(data).to_bytes(4, "big") + data)
+        decode_block(columns_of(["a", "a"], 2, 1, 1, 1, b"\x10\x01\x10\x02"))
+
+
+VALUE = b"\x10\x01"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        (["a"], 3, 1, 1, 1, VALUE),
+        (["a"], -2, 1, 1, 1, VALUE),
+        (["a"], b"\x03" + bytes(7), 1, 1, 1, VALUE),
+        (["a"], b"\xff" * 8, 1, 1, 1, VALUE),
+        (["a"], 2, -1, 1, 1 << 40, VALUE),
+        (["a"], 2, 1, -1, 1, VALUE),
+        (["a"], 2, 1, 1, -1, VALUE),
+        (["a"], 2, 1, 1, b"\xff" * 8, VALUE),
+        (["a"], 2, bytes(16), 1, 1, VALUE),
+        (["a"], "2", 1, 1, 1, VALUE),
+        ([], 2, 1, 1, 1, VALUE),
+        ([1], 2, 1, 1, 1, VALUE),
+        (["a"], 2, 1, 1, 1),
+        ("a", 2, 1, 1, 1, VALUE),
+    ],
+)
+def test_columns_that_lie_are_refused_by_whoever_looks(columns):
+    for read in (decode_block, lambda block: find_in_block(block, ["a"])):
+        with pytest.raises(FeatureCorruptError):
+            read(columns_of(*columns))
 
 
 def test_finding_looks_at_no_other_value():
