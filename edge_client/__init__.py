@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edge_client.blocking import EdgeClient
+    from edge_client.blocking_features import Features
     from edge_client.client import AsyncEdgeClient
     from edge_client.config import EdgeConfig
+    from edge_client.core.feature_reading import FeatureReading, FeatureReason, FeatureVerdict
     from edge_client.core.reading import Change, Guarantee, Reading, Reason
-    from edge_client.core.status import ClientStatus, ModelStatus
+    from edge_client.core.status import ClientStatus, FeaturesStatus, ModelStatus
     from edge_client.errors import (
         ArtifactCorruptError,
         ArtifactUnavailableError,
@@ -26,6 +28,13 @@ if TYPE_CHECKING:
         EdgeError,
         EdgeIdTakenError,
         FallbackRefusedError,
+        FeatureQueueFullError,
+        FeatureSpoolError,
+        FeatureSpoolTakenError,
+        FeatureStoreError,
+        FeatureStoreRefusedError,
+        FeatureStoreUnavailableError,
+        FeatureValueError,
         LoaderError,
         LocalTierError,
         ModelNotReadyError,
@@ -36,6 +45,7 @@ if TYPE_CHECKING:
         UnsupportedRegionError,
     )
     from edge_client.runtime.artifact import Artifact
+    from edge_client.runtime.features import AsyncFeatures
     from edge_client.runtime.model import AsyncModel
 
 __version__ = "0.1.0"
@@ -45,6 +55,7 @@ __all__ = [
     "ArtifactCorruptError",
     "ArtifactUnavailableError",
     "AsyncEdgeClient",
+    "AsyncFeatures",
     "AsyncModel",
     "BusUnavailableError",
     "Change",
@@ -56,6 +67,18 @@ __all__ = [
     "EdgeError",
     "EdgeIdTakenError",
     "FallbackRefusedError",
+    "FeatureQueueFullError",
+    "FeatureReading",
+    "FeatureReason",
+    "FeatureSpoolError",
+    "FeatureSpoolTakenError",
+    "FeatureStoreError",
+    "FeatureStoreRefusedError",
+    "FeatureStoreUnavailableError",
+    "FeatureValueError",
+    "FeatureVerdict",
+    "Features",
+    "FeaturesStatus",
     "Guarantee",
     "LoaderError",
     "LocalTierError",
@@ -75,9 +98,15 @@ _HOMES = {
     "EdgeClient": "edge_client.blocking",
     "EdgeConfig": "edge_client.config",
     "Artifact": "edge_client.runtime.artifact",
+    "AsyncFeatures": "edge_client.runtime.features",
     "AsyncModel": "edge_client.runtime.model",
     "Change": "edge_client.core.reading",
     "ClientStatus": "edge_client.core.status",
+    "FeatureReading": "edge_client.core.feature_reading",
+    "FeatureReason": "edge_client.core.feature_reading",
+    "FeatureVerdict": "edge_client.core.feature_reading",
+    "Features": "edge_client.blocking_features",
+    "FeaturesStatus": "edge_client.core.status",
     "Guarantee": "edge_client.core.reading",
     "ModelStatus": "edge_client.core.status",
     "Reading": "edge_client.core.reading",

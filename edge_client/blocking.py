@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from edge_client.blocking_features import Features
 from edge_client.client import AsyncEdgeClient
 from edge_client.errors import ClosedError
 from edge_client.runtime.loop_thread import LoopThread
@@ -56,6 +57,7 @@ class EdgeClient:
         self._lock = threading.RLock()
         self._closed = False
         self._models: dict[str, Model] = {}
+        self._features = Features(self._here)
         self._life: LoopThread[AsyncEdgeClient] | None = None
         self._begin()
         _live.add(self)
@@ -124,6 +126,11 @@ class EdgeClient:
         return model
 
     @property
+    def features(self) -> Features:
+        """Read and write features. Their first use raises `ConfigError` where there is neither a store nor a local Redis."""
+        return self._features
+
+    @property
     def edge_id(self) -> str:
         """The id in this process."""
         return self._edge_id
@@ -141,6 +148,7 @@ class EdgeClient:
         _live.discard(self)
         for model in list(self._models.values()):
             model.read = _read_closed
+        self._features.closed()
         if life is not None:
             life.stop()
 
@@ -189,6 +197,7 @@ class EdgeClient:
         if self._life is not None:
             _inherited.append(self._life)
             self._life = None
+        _inherited.append(self._features.forked())
         for model in list(self._models.values()):
             model.forked()
 

@@ -16,8 +16,7 @@ import asyncio
 import logging
 import secrets
 import tempfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,21 +26,23 @@ from typing import TYPE_CHECKING, Any, Final
 from edge_client.adapters.system_clock import SystemClock, open_clock
 from edge_client.config import EdgeConfig
 from edge_client.core.fetch_plan import FetchPlan
-from edge_client.core.status import ClientStatus, ModelStatus
-from edge_client.errors import ClosedError, ConfigError, EdgeIdTakenError
+from edge_client.core.status import ClientStatus
+from edge_client.errors import ClosedError, ConfigError
 from edge_client.protocol.envelope import Verifier
 from edge_client.protocol.subjects import Subjects
 from edge_client.runtime.artifact import Loader, Unload, WarmUp
 from edge_client.runtime.clock_guard import ClockGuard
 from edge_client.runtime.downloads import Downloads
+from edge_client.runtime.features import AsyncFeatures
 from edge_client.runtime.follow import Follow
 from edge_client.runtime.listeners import Listeners
 from edge_client.runtime.model import AsyncModel, ClockedModel
 from edge_client.runtime.models import Handling, Models
 from edge_client.runtime.observing import Observing
-from edge_client.runtime.report import PATIENCE_NS, Report
+from edge_client.runtime.report import Report
 from edge_client.runtime.restore import Restore
 from edge_client.runtime.signals import Pulse, Signal
+from edge_client.runtime.standing import Standing
 from edge_client.runtime.state import EdgeState, Wakes
 from edge_client.runtime.supervision import Supervisor
 from edge_client.runtime.tier import Tier
@@ -50,11 +51,10 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from edge_client.runtime.features import FeaturePorts
     from edge_client.runtime.ports import ArtifactSource, Bus, Clock, LocalTier
 
 _log = logging.getLogger(__name__)
-HEARD_NS: Final = 1_000_000_000
-"""How long `connect` waits to hear whether the edge id is free."""
 FAREWELL_S: Final = 0.5
 
 
@@ -71,6 +71,7 @@ class AsyncEdgeClient:
         clock: Clock,
         rng: Random,
         directory: Path,
+        features: FeaturePorts | None = None,
     ) -> None:
         try:
             verifier = Verifier.from_trust(config.trust_text())
@@ -78,6 +79,7 @@ class AsyncEdgeClient:
             raise ConfigError(f"trust: {error}") from error
         loop = asyncio.get_running_loop()
         subjects = Subjects(config.region)
+        life_id = secrets.token_hex(8)
         self.config = config
         self._bus = bus
         self._source = source
@@ -126,19 +128,6 @@ class AsyncEdgeClient:
             pulse=self._pulse,
             report_replied=lambda reply: self._report.replied(reply),  # noqa: PLW0108 -- made below
         )
-        self._report = Report(
-            config=config,
-            life_id=secrets.token_hex(8),
-            state=self._state,
-            statuses=self._statuses,
-            observed=self._observing.sheets,
-            bus=bus,
-            subject=subjects.report,
-            inbox=self._follow.inbox,
-            clock=clock,
-            wake=self._report_now,
-            pulse=self._pulse,
-        )
         self._restore = Restore(
             state=self._state,
             tier=self._tier,
@@ -151,6 +140,53 @@ class AsyncEdgeClient:
         self._guard = ClockGuard(state=self._state, clock=clock, wake=self._send)
         self._listeners = Listeners(state=self._state, clock=clock, wake=self._changes)
         self._supervisor = Supervisor(clock=clock)
+        self._features: AsyncFeatures | None = None
+        if features is not None:
+            self._features = AsyncFeatures(
+                features,
+                config=config,
+                life_id=life_id,
+                classes=lambda: self._state.feature_classes,
+                bus=bus,
+                subject=subjects.features,
+                clock=clock,
+                rng=rng,
+                pulse=self._pulse,
+            )
+        self._standing = Standing(
+            config=config,
+            bus=bus,
+            state=self._state,
+            tier=self._tier,
+            models=self._models,
+            downloads=self._downloads,
+            features=self._features,
+            parts=(
+                self._follow,
+                self._models,
+                self._downloads,
+                self._restore,
+                self._guard,
+                self._listeners,
+                self._observing,
+                self._supervisor,
+                self._tier,
+            ),
+        )
+        self._report = self._standing.report = Report(
+            config=config,
+            life_id=life_id,
+            state=self._state,
+            statuses=self._standing.models,
+            observed=self._observing.sheets,
+            features=tuple if self._features is None else self._features.observations,
+            bus=bus,
+            subject=subjects.report,
+            inbox=self._follow.inbox,
+            clock=clock,
+            wake=self._report_now,
+            pulse=self._pulse,
+        )
         self._resources = AsyncExitStack()
         self._running: asyncio.Task[None] | None = None
         self._closed = False
@@ -197,6 +233,7 @@ class AsyncEdgeClient:
         """As `connect`, with all settings in one value."""
         from edge_client.adapters.http_source import HttpSource
         from edge_client.adapters.nats_bus import NatsBus
+        from edge_client.adapters.redis_feature_ports import open_feature_ports
 
         tier: LocalTier | None = None
         if config.local is not None:
@@ -205,7 +242,9 @@ class AsyncEdgeClient:
             namespace = edge_namespace(region=config.region, edge_id=config.edge_id)
             tier = RedisTier(config.local, namespace=namespace)
         bus = NatsBus(config.servers, name=f"edge {config.edge_id}")
-        return await cls.over(config, bus=bus, source=HttpSource(), tier=tier, clock=clock)
+        clock = clock or open_clock()
+        features = open_feature_ports(config, clock=clock)
+        return await cls.over(config, bus=bus, source=HttpSource(), tier=tier, clock=clock, features=features)
 
     @classmethod
     async def over(
@@ -217,6 +256,7 @@ class AsyncEdgeClient:
         tier: LocalTier | None = None,
         clock: Clock | None = None,
         rng: Random | None = None,
+        features: FeaturePorts | None = None,
     ) -> Self:
         """A client over these ports, which it closes at its end. `tier` counts only if `config.local` is set."""
         resources = AsyncExitStack()
@@ -236,6 +276,7 @@ class AsyncEdgeClient:
                 clock=clock or open_clock(),
                 rng=rng or SystemRandom(),
                 directory=directory,
+                features=features,
             )
         except OSError as error:
             await resources.aclose()
@@ -255,6 +296,8 @@ class AsyncEdgeClient:
         with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_S):
                 await self._report.send(leaving=True)
+        if self._features is not None:
+            await self._shut(self._features.close())
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait({self._running})
@@ -262,10 +305,7 @@ class AsyncEdgeClient:
         self._observing.close()
         self._pulse.fire()
         for closing in (self._bus.close(), self._source.close(), self._tier.close()):
-            try:
-                await closing
-            except Exception:
-                _log.exception("close_failed")
+            await self._shut(closing)
         await self._resources.aclose()
 
     async def __aenter__(self) -> Self:
@@ -296,6 +336,15 @@ class AsyncEdgeClient:
         self._report_now.set()
         return model
 
+    # ---- features
+
+    @property
+    def features(self) -> AsyncFeatures:
+        """Read and write features. Raises `ConfigError` where there is neither a feature store nor a local Redis."""
+        if self._features is None:
+            raise ConfigError("features need somewhere to be: set feature_store, or local")
+        return self._features
+
     # ---- answers
 
     @property
@@ -305,54 +354,7 @@ class AsyncEdgeClient:
 
     def status(self) -> ClientStatus:
         """How this edge stands with the region, at this moment."""
-        return ClientStatus(
-            edge_id=self.config.edge_id,
-            connected=self._bus.connected,
-            position=self._state.position,
-            lease_remaining_ms=self._state.lease_remaining_ns() // 1_000_000,
-            source=self._state.source,
-            local_tier=self._tier.state,
-            refused=self._report.accepted is False,
-            unsupported=self._state.unsupported,
-            clock_trusted=self._state.trusted,
-            uncertainty_ns=self._state.uncertainty_ns(),
-            models=self._statuses(),
-            counters=dict(self._counters()),
-            switches=self._state.switches(),
-        )
-
-    def _statuses(self) -> tuple[ModelStatus, ...]:
-        fetched = self._downloads.fetched_bytes
-        return tuple(
-            replace(
-                status,
-                failed={
-                    digest: reason
-                    for digest, reason in self._models.reasons(status.name).items()
-                    if digest not in status.ready
-                },
-                fetched_bytes=dict(fetched),
-            )
-            for status in self._state.statuses()
-        )
-
-    def _counters(self) -> Counter[str]:
-        total = self._state.counters()
-        parts = (
-            self._follow,
-            self._models,
-            self._downloads,
-            self._report,
-            self._restore,
-            self._guard,
-            self._listeners,
-            self._observing,
-            self._supervisor,
-            self._tier,
-        )
-        for part in parts:
-            total += part.counters
-        return total + self._models.plan_counters
+        return self._standing.client()
 
     # ---- helpers
 
@@ -361,8 +363,10 @@ class AsyncEdgeClient:
             await self._tier.connect()
             await self._bus.connect()
             await self._follow.subscribe()
+            if self._features is not None:
+                await self._features.open()
             self._running = asyncio.get_running_loop().create_task(self._run(), name=f"edge {self.config.edge_id}")
-            await self._hear_about_id()
+            await self._report.wait_accepted()
         except BaseException:
             await self.close()
             raise
@@ -377,23 +381,17 @@ class AsyncEdgeClient:
                 "restore": self._restore.run,
                 "clock": self._guard.run,
                 "listeners": self._listeners.run,
+                **({} if self._features is None else self._features.drivers()),
             }
         )
+
+    async def _shut(self, closing: Awaitable[None]) -> None:
+        try:
+            await closing
+        except Exception:
+            _log.exception("close_failed")
 
     def _another_is_served(self) -> None:
         """Listeners and the region want to know at once."""
         self._changes.set()
         self._report_now.set()
-
-    async def _hear_about_id(self) -> None:
-        """Wait for the region's word on our id; once refused, until it is ours or patience ends."""
-        began_ns = self._clock.now_ns()
-        while not self._report.accepted:
-            deadline_ns = began_ns + (HEARD_NS if self._report.accepted is None else PATIENCE_NS)
-            if self._clock.now_ns() >= deadline_ns:
-                break
-            await self._pulse.wait(clock=self._clock, deadline_ns=deadline_ns)
-        if self._report.accepted is False:
-            raise EdgeIdTakenError(
-                f"{self.config.edge_id!r}: {self._report.refusal or 'another living process uses it'}"
-            )

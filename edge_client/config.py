@@ -20,6 +20,7 @@ LABELS_MAX: Final = 64
 LABEL_CHARS_MAX: Final = 256
 DOWNLOADS_MAX: Final = 16
 PREFETCH_JITTER_MS_MAX: Final = 3_600_000
+FEATURE_BYTES_MIN: Final = 1024 * 1024
 _TRUST_LINE: Final = "ccs-region-key"
 _BUS_SCHEMES: Final = ("nats", "tls", "ws", "wss")
 _LOCAL_SCHEMES: Final = ("redis", "rediss", "unix")
@@ -72,6 +73,33 @@ class EdgeConfig:
     download_dir: str | None = None
     """Where verified artifacts lie, kept over restarts and for this edge alone. None: a directory that goes with us."""
 
+    feature_store: str | None = None
+    """The region's feature store, `redis://…`, `rediss://…` or `unix://…`. None: the local Redis is the store as well."""
+
+    feature_store_ca: str | None = None
+    """A file of certificates to trust instead of the system's, for `rediss://`."""
+
+    feature_store_cluster: bool = False
+    """Whether the feature store is a Redis or Valkey cluster."""
+
+    feature_memory_bytes_max: int = 64 * 1024 * 1024
+    """Copies of features in this process. Higher saves fetches; 0: none."""
+
+    feature_queue_bytes_max: int = 64 * 1024 * 1024
+    """Bulk writes in memory: what waits for the store, and what is stored and still readable here."""
+
+    feature_spool: str | None = None
+    """A file for the bulk writes of classes that want one; what is in it survives a crash of this process. None: no file."""
+
+    feature_spool_bytes_max: int = 1024 * 1024 * 1024
+    """What that file may take."""
+
+    feature_misses_bp_max: int = 9_000
+    """Of 10,000 readings, how many may need a fetch before `features.admits` says no."""
+
+    feature_stale_bp_max: int = 2_000
+    """Of 10,000 readings, how many may be too old before `features.admits` says no."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "servers", tuple(self.servers))
         object.__setattr__(self, "labels", dict(self.labels))
@@ -92,6 +120,7 @@ class EdgeConfig:
         ):
             if size_bytes < 1:
                 raise ConfigError(f"{setting} must be at least 1, not {size_bytes}")
+        self._check_features()
         if not 1 <= self.downloads_max <= DOWNLOADS_MAX:
             raise ConfigError(f"downloads_max must lie in 1..{DOWNLOADS_MAX}, not {self.downloads_max}")
         if self.download_bytes_per_s_max is not None and self.download_bytes_per_s_max < 1:
@@ -115,8 +144,27 @@ class EdgeConfig:
             raise ConfigError(f"servers must name 1 to {SERVERS_MAX} addresses, not {len(self.servers)}")
         for server in self.servers:
             _check_url("servers", server, schemes=_BUS_SCHEMES)
-        if self.local is not None:
-            _check_url("local", self.local, schemes=_LOCAL_SCHEMES)
+        for setting, url in (("local", self.local), ("feature_store", self.feature_store)):
+            if url is not None:
+                _check_url(setting, url, schemes=_LOCAL_SCHEMES)
+
+    def _check_features(self) -> None:
+        if self.feature_store is None and (self.feature_store_ca is not None or self.feature_store_cluster):
+            raise ConfigError("feature_store_ca and feature_store_cluster say something of a feature_store: name it")
+        if self.feature_memory_bytes_max < 0:
+            raise ConfigError(f"feature_memory_bytes_max must not be negative: {self.feature_memory_bytes_max}")
+        for setting, size_bytes in (
+            ("feature_queue_bytes_max", self.feature_queue_bytes_max),
+            ("feature_spool_bytes_max", self.feature_spool_bytes_max),
+        ):
+            if size_bytes < FEATURE_BYTES_MIN:
+                raise ConfigError(f"{setting} must be at least {FEATURE_BYTES_MIN}, not {size_bytes}")
+        for setting, share_bp in (
+            ("feature_misses_bp_max", self.feature_misses_bp_max),
+            ("feature_stale_bp_max", self.feature_stale_bp_max),
+        ):
+            if not 0 <= share_bp <= 9_999:
+                raise ConfigError(f"{setting} must lie in 0..9999, not {share_bp}")
 
     def _check_labels(self) -> None:
         if len(self.labels) > LABELS_MAX:

@@ -30,6 +30,32 @@ class ModelStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FeaturesStatus:
+    """How features stand at this edge."""
+
+    memory_count: int
+    memory_bytes: int
+    queue_count: int
+    """Bulk entries that are not in the store yet."""
+    queue_bytes: int
+    """What they take in memory, with those that are stored and still readable here."""
+    queue_oldest_ms: int
+    hit_count: int
+    """Readings for which this machine had what was asked."""
+    miss_count: int
+    stale_count: int
+    """Readings that were too old: served as such, or refused."""
+    store: str
+    """The breaker before the feature store: `closed` (all is well), `open`, `half_open`."""
+    local_tier: str
+    """The breaker before the local tier, or `none`."""
+    admission: str
+    """What `features.admits` goes by."""
+    queue: Mapping[str, int] = field(default_factory=dict)
+    """What became of every bulk write: `flushed`, `coalesced`, `dropped`, `retried` and more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClientStatus:
     """How the edge stands with the region."""
 
@@ -54,3 +80,5 @@ class ClientStatus:
     counters: Mapping[str, int]
     switches: tuple[Switch, ...] = ()
     """When this edge began to serve its latest generations, by the region's clock."""
+    features: FeaturesStatus | None = None
+    """None where there is neither a feature store nor a local tier."""

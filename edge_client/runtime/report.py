@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from edge_client.errors import BusUnavailableError
+from edge_client.errors import BusUnavailableError, EdgeIdTakenError
 from edge_client.protocol.messages import EdgeReport, MessageError, ReportReply, ServedModel, Switch, encode_edge
 
 if TYPE_CHECKING:
     from edge_client.config import EdgeConfig
     from edge_client.core.status import ModelStatus
+    from edge_client.protocol.messages import FeatureObservations
     from edge_client.protocol.observations import Observations
     from edge_client.runtime.ports import Bus, Clock
     from edge_client.runtime.signals import Pulse, Signal
@@ -29,6 +30,8 @@ _log = logging.getLogger(__name__)
 MS: Final = 1_000_000
 GAP_NS_MIN: Final = 50 * MS
 REFUSED_INTERVAL_NS: Final = 30_000 * MS
+HEARD_NS: Final = 1_000 * MS
+"""How long a new life waits to hear whether its id is free."""
 PATIENCE_NS: Final = 5_000 * MS
 """How long a new life asks for its id every second: the one before may have crashed a moment ago."""
 SWITCH_REPORTS: Final = 3
@@ -53,6 +56,7 @@ class Report:
         state: EdgeState,
         statuses: Callable[[], tuple[ModelStatus, ...]],
         observed: Callable[[], tuple[Observations, ...]] = tuple,
+        features: Callable[[], tuple[FeatureObservations, ...]] = tuple,
         bus: Bus,
         subject: str,
         inbox: str,
@@ -65,6 +69,7 @@ class Report:
         self._state = state
         self._statuses = statuses
         self._observed = observed
+        self._features = features
         self._bus = bus
         self._subject = subject
         self._inbox = inbox
@@ -107,6 +112,20 @@ class Report:
         self.accepted, self.refusal = reply.accepted, reply.reason
         self._pulse.fire()
 
+    async def wait_accepted(self) -> None:
+        """Return when the region has accepted our id, or has not said anything for a second.
+
+        Refused, it is asked again for five seconds; then `EdgeIdTakenError` is raised.
+        """
+        began_ns = self._clock.now_ns()
+        while not self.accepted:
+            deadline_ns = began_ns + (HEARD_NS if self.accepted is None else PATIENCE_NS)
+            if self._clock.now_ns() >= deadline_ns:
+                break
+            await self._pulse.wait(clock=self._clock, deadline_ns=deadline_ns)
+        if self.accepted is False:
+            raise EdgeIdTakenError(f"{self._config.edge_id!r}: {self.refusal or 'another living process uses it'}")
+
     async def send(self, *, leaving: bool = False) -> None:
         """Send one report; that it does not get through is counted."""
         try:
@@ -131,6 +150,7 @@ class Report:
             reads=self._state.take_reads(),
             uncertainty_ns=self._state.uncertainty_ns(),
             leaving=leaving,
+            features=self._features(),
         )
         for observations, untold_count, bare_count in _ever_shorter(self._observations(everything=leaving)):
             try:
