@@ -2,8 +2,9 @@
 
 Picture two shelves. Critical entries stand singly: forty decimal digits of stamp and writer, then the entry, and a script
 that compares the digits lets each only move forward. Bulk entries come in blocks, one for each shard and flush, which Redis
-cannot open; so each shard has an index, a stream whose items say which marks (four bytes of a key's hash) lie in which
-block. A reader has a script look through the index and fetches the blocks that it names, never the whole shard.
+cannot open; so each shard has an index, a string whose rows say which marks (four bytes of a key's hash) lie in which block.
+A reader has a script search the index and fetches the blocks that it names, never the whole shard. (A stream would be
+the natural index, and takes thirty times as long to search: Lua makes nine objects of each of its items.)
 
 All keys of a shard share a hash tag, so that a cluster keeps them on one node and a script may touch them together. What
 lies where, and what a person may delete: docs/reference/feature-store-layout.md.
@@ -34,13 +35,15 @@ from edge_client.runtime.feature_ports import Batch, Block
 
 DAY_MS: Final = 24 * 3_600_000
 """How long a tombstone that never expires is kept, and how long a batch is recognised when it comes again."""
-INDEX_ITEMS_MAX: Final = 4_096
-"""Items of a shard's index: the oldest beyond go, and no reader looks at more."""
+INDEX_BYTES_MAX: Final = 4 << 20
+"""Of a shard's index, some four octets for each entry: the oldest rows beyond go, and no reader looks at more."""
 BLOCKS_FOUND_MAX: Final = 16
 """How many blocks, the newest by arrival, are looked into for one key."""
 MARKS_MAX: Final = 32
 """Keys looked for by one script; more have Redis busy for too long at once."""
 _GET_MAX: Final = 512
+_LIFE_BYTES_MAX: Final = 900
+"""Of edge and pipe, percent-encoded; an index has three digits for the length of a block's name."""
 _BLOCKS_GET_MAX: Final = 16
 _ORDER_BYTES: Final = 40
 
@@ -81,9 +84,9 @@ class RedisFeatureStore:
         self._prefix = f"ccs:{self._region}:f:"
         self._shown = f"{address.shown}{' cluster' if cluster else ''}"
         self.unreadable_count = 0
-        """Entries, blocks and index items that were not in our form, and were taken for absent."""
+        """Entries, blocks and rows of an index that were not in our form, and were taken for absent."""
         self.cut_count = 0
-        """Searches in a shard that ended at a bound: what was older was not looked at."""
+        """Searches for which a key was in more blocks than are looked into: only those that came last were."""
 
     def __repr__(self) -> str:
         return f"<RedisFeatureStore {self._shown}>"
@@ -129,6 +132,7 @@ class RedisFeatureStore:
         now_ms = self._unix_ms()
         sequence = f"{batch.sequence:020d}"
         life = f"{quote(batch.edge_id, safe='')}:{quote(batch.pipe, safe='')}"
+        assert len(life) < _LIFE_BYTES_MAX, f"a name of {len(life)} octets"
         calls = []
         tags = set()
         for block in batch.blocks:
@@ -136,7 +140,7 @@ class RedisFeatureStore:
             tags.add(tag)
             left_ms = max(0, block.expires_at_unix_ms - now_ms)
             keys = (f"{tag}:i", f"{tag}:m:{life}", f"{tag}:n", f"{tag}:b:{life}:{batch.sequence}")
-            calls.append((keys, (sequence, left_ms, max(DAY_MS, left_ms), INDEX_ITEMS_MAX, *_content(block))))
+            calls.append((keys, (sequence, left_ms, max(DAY_MS, left_ms), INDEX_BYTES_MAX, *_content(block))))
         assert len(tags) == len(calls), "two blocks of one shard in a batch"
         shapes = {(block.class_name, block.shards) for block in batch.blocks}
         raise_first(
@@ -160,7 +164,7 @@ class RedisFeatureStore:
             self._wire,
             FIND,
             [
-                ((f"{tag}:i",), (INDEX_ITEMS_MAX, BLOCKS_FOUND_MAX, *(marks[key].to_bytes(4, "big") for key in part)))
+                ((f"{tag}:i",), (INDEX_BYTES_MAX, BLOCKS_FOUND_MAX, *(marks[key].to_bytes(4, "big") for key in part)))
                 for tag, part in searches
             ],
         )
