@@ -21,6 +21,7 @@ from rich.progress import (
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.table import Table
@@ -117,6 +118,17 @@ class Screen:
             BarColumn(bar_width=30),
             DownloadColumn(binary_units=False),
             TransferSpeedColumn(),
+            console=self._err,
+            transient=True,
+            disable=self.json_output or not self.live,
+        )
+
+    def count_progress(self) -> Progress:
+        """A bar with the time that is left; invisible where nobody looks."""
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TimeRemainingColumn(),
             console=self._err,
             transient=True,
             disable=self.json_output or not self.live,
