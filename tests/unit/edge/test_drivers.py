@@ -23,8 +23,17 @@ from edge_client.errors import (
     NotStrongError,
 )
 from edge_client.protocol.digest import Digest
-from edge_client.protocol.messages import EDGE_FRAME_BYTES_MAX, EdgeReport, decode_edge
-from edge_client.protocol.models import Version
+from edge_client.protocol.feature_classes import FeatureClass
+from edge_client.protocol.messages import (
+    EDGE_FRAME_BYTES_MAX,
+    EdgeReport,
+    Event,
+    Snapshot,
+    SnapshotChunk,
+    decode_edge,
+    encode_snapshot,
+)
+from edge_client.protocol.models import Terms, Version
 from edge_client.protocol.position import Position
 from edge_client.runtime import listeners as listeners_module
 from edge_client.runtime.downloads import Downloads
@@ -305,3 +314,20 @@ async def test_the_hot_path_looks_at_nothing_but_its_window():
     state.close()
     with pytest.raises(ClosedError):
         await model.wait_ready(timeout_ms=0)
+
+
+def test_feature_classes_are_those_of_the_region_or_of_the_life_before():
+    track, plate = FeatureClass(name="track"), FeatureClass(name="plate", window_ms=700)
+    data = encode_snapshot(
+        Snapshot(epoch=5, revision=10, region="default", terms=Terms(), models=(), feature_classes=(track,))
+    )
+    kept = SnapshotChunk(epoch=5, nonce=b"", revision=10, index=0, count=1, data=data)
+    state = a_state(HandClock())
+    assert state.feature_classes == {}
+    assert state.restored([(kept, b"f")], kept_unix_ms=None, now_ns=0)
+    before = state.feature_classes
+    event = Event(epoch=5, revision=11, name="FeatureClassSet", at_unix_ms=0, feature_classes=(plate,))
+    state.event_received(event, frame=b"e", now_ns=0)
+    state.check_invariants()
+
+    assert (before, state.feature_classes) == ({"track": track}, {"track": track, "plate": plate})
