@@ -265,7 +265,7 @@ class FeatureWriter:
             with self._lock:
                 self._queue.unreadable(generation)
             return
-        except FeatureValueError as error:
+        except Exception as error:  # whatever it is: one batch that cannot be made must not stop all others
             self._refused(generation, error)
             return
         batch = Batch(
@@ -304,7 +304,7 @@ class FeatureWriter:
                     if self._queue.departures.backoff.failures == 0:
                         _log.warning("feature_store_unavailable: %s", error)
                     self._queue.unavailable(generation, now_ns=self._clock.now_ns())
-            except FeatureStoreRefusedError as error:
+            except Exception as error:  # refused, or a mistake of ours: one batch must not stop all others
                 self._refused(generation, error)
             else:
                 with self._lock:
@@ -317,6 +317,8 @@ class FeatureWriter:
             self._wake.set()
 
     def _refused(self, generation: Generation, error: Exception) -> None:
+        if not isinstance(error, (FeatureStoreRefusedError, FeatureValueError)):
+            _log.error("feature_batch_failed %r", generation, exc_info=error)
         with self._lock:
             letter = self._queue.refused(generation, reason=str(error), now_ns=self._clock.now_ns())
         if letter is not None:
