@@ -55,7 +55,7 @@ class FeatureCacheCounters:
 class _Node(Generic[T]):
     __slots__ = ("count", "era", "home", "item", "key", "mark", "size_bytes")
 
-    def __init__(self, key: Hashable, item: T, *, size_bytes: int, mark: int, count: int, era: int) -> None:
+    def __init__(self, key: Hashable, item: T, size_bytes: int, mark: int, count: int, era: int) -> None:
         self.key = key
         self.item: T | None = item
         self.size_bytes = size_bytes
@@ -248,7 +248,7 @@ class FeatureCache(Generic[T]):
         mark = (hash(key) * _MULTIPLIER) & _64_BITS
         mark ^= mark >> 32
         count = min(self._sketch.estimate(mark) + 1, COUNT_MAX)
-        node = _Node(key, item, size_bytes=size_bytes, mark=mark, count=count, era=self._era)
+        node = _Node(key, item, size_bytes, mark, count, self._era)
         self._requests += 1
         self._window_bytes += size_bytes
         self._size_bytes += size_bytes
@@ -267,7 +267,8 @@ class FeatureCache(Generic[T]):
         while self._window_bytes > window_bytes_max:
             _, node = window.popitem(last=False)
             self._window_bytes -= node.size_bytes
-            self._settle(node, self._probation)
+            self._probation[node.key] = node
+            node.home = self._probation
             if self._size_bytes > self._bytes_max:
                 self._judge(node)
         while self._size_bytes > self._bytes_max:
@@ -284,7 +285,7 @@ class FeatureCache(Generic[T]):
         known = self._count(newcomer) - 1
         missing_bytes = self._size_bytes - self._bytes_max
         leaving: list[_Node[T]] = []
-        for node in self._members(newcomer):
+        for node in self._members(newcomer) if known > 0 else ():
             known -= self._count(node)
             if known <= 0:
                 break
@@ -323,7 +324,11 @@ class FeatureCache(Generic[T]):
         home = node.home
         assert home is not None
         del self._nodes[node.key], home[node.key]
-        self._resize(node, 0)
+        self._size_bytes -= node.size_bytes
+        if home is self._window:
+            self._window_bytes -= node.size_bytes
+        elif home is self._protected:
+            self._protected_bytes -= node.size_bytes
         node.home = None
         node.item = None  # a note of a read may outlive it, and must not keep its bytes
 
