@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
-from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from edge_client.core.generation import Generation, Phase
 from edge_client.core.lane import Lane
 from edge_client.core.retry import Backoff
+
+if TYPE_CHECKING:
+    from random import Random
 
 ENCODED_MAX: Final = 2
 """One batch is sent while the next is encoded."""

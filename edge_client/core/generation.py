@@ -20,8 +20,8 @@ from edge_client.protocol.features import Entry
 Row = tuple[bytes | None, int, int, int]
 """An `Entry`, or the plain tuple of its fields: the collector of garbage forgets plain tuples, and does not forget entries."""
 
-ENTRY_OVERHEAD_BYTES: Final = 240
-"""What an entry costs beside the characters of its key and the bytes of its value: two objects' heads, a tuple, a slot."""
+ENTRY_OVERHEAD_BYTES: Final = 280
+"""What an entry takes beside the characters of its key and the bytes of its value, at most: heads of objects, a tuple, a slot."""
 
 FOREVER_MS: Final = 1 << 62
 
@@ -125,6 +125,16 @@ class Generation:
     def durable(self) -> bool:
         """Whether all that was promised to be kept of it is on disk."""
         return not self.unspooled and not self.spooling
+
+    def dead_letter(self, reason: str) -> DeadLetter:
+        """What to tell of it when it is given up."""
+        return DeadLetter(
+            class_name=self.feature_class.name,
+            pipe=self.pipe,
+            sequence=self.sequence,
+            count=self.count,
+            reason=reason,
+        )
 
     def __repr__(self) -> str:
         where = "disk" if self.rows is None else f"{self.size_bytes}B"

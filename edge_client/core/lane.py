@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Final
 
 from edge_client.core.generation import Generation, Row
 from edge_client.core.retry import Backoff
 from edge_client.protocol.feature_classes import FeatureClass
+
+MS: Final = 1_000_000
 
 
 class Lane:
@@ -75,6 +78,17 @@ class Lanes(dict[str, Lane]):
         """Since when the oldest generation has waited; None: nothing waits."""
         instants = [generation.opened_at_ns for generation in self.queued if generation.depth]
         return min((instant for instant in instants if instant is not None), default=None)
+
+    def due_at_ns(self) -> int | None:
+        """When the next open generation is due; None: nothing is open, or what is waits for another to be stored."""
+        return min(
+            (
+                (lane.open.opened_at_ns or 0) + lane.feature_class.flush_ms * MS
+                for lane in self.values()
+                if lane.open is not None and lane.open.rows and not lane.waiting
+            ),
+            default=None,
+        )
 
     def unsafe_count(self) -> int:
         """How many queued entries are not on disk."""

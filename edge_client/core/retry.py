@@ -6,7 +6,10 @@ back does not come back all at once ("full jitter", halved: Brooker, "Exponentia
 
 from __future__ import annotations
 
-import random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from random import Random
 
 
 class Backoff:
@@ -14,7 +17,7 @@ class Backoff:
 
     __slots__ = ("_first_ns", "_max_ns", "_rng", "failures", "retry_at_ns")
 
-    def __init__(self, *, first_ns: int, max_ns: int, rng: random.Random) -> None:
+    def __init__(self, *, first_ns: int, max_ns: int, rng: Random) -> None:
         self._first_ns = first_ns
         self._max_ns = max_ns
         self._rng = rng

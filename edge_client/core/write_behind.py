@@ -16,8 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from itertools import repeat
-from random import Random
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from edge_client.core.departures import Departures
 from edge_client.core.generation import (
@@ -38,6 +37,9 @@ from edge_client.core.spool_account import SpoolAccount
 from edge_client.errors import FeatureQueueFullError
 from edge_client.protocol.feature_classes import FeatureClass, WhenFull
 from edge_client.protocol.features import Entry
+
+if TYPE_CHECKING:
+    from random import Random
 
 MS: Final = 1_000_000
 DEAD_LETTERS_MAX: Final = 64
@@ -189,14 +191,7 @@ class WriteBehind:
 
     def next_deadline_ns(self) -> int | None:
         """When `tick` should be called next; None: not before the next `put`."""
-        return min(
-            (
-                (lane.open.opened_at_ns or 0) + lane.feature_class.flush_ms * MS
-                for lane in self.lanes.values()
-                if lane.open is not None and lane.open.rows and not lane.waiting
-            ),
-            default=None,
-        )
+        return self.lanes.due_at_ns()
 
     def seal_all(self) -> tuple[Generation, ...]:
         """Seal what is open, due or not; all that waits now, in order per class. Tries again at once."""
@@ -255,13 +250,7 @@ class WriteBehind:
             lane.backoff.failed(now_ns=now_ns)
             self.returned(generation)
             return None
-        letter = DeadLetter(
-            class_name=generation.feature_class.name,
-            pipe=generation.pipe,
-            sequence=generation.sequence,
-            count=generation.count,
-            reason=reason,
-        )
+        letter = generation.dead_letter(reason)
         self.dead_letters.append(letter)
         self.dead_lettered += generation.count
         lane.backoff.succeeded()

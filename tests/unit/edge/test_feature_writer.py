@@ -129,7 +129,7 @@ async def test_what_is_put_is_stored_when_it_is_due_and_found_all_the_while(worl
             **dict.fromkeys(("recovered_count", "retried", "depth", "spool_bytes", "oldest_ms"), 0),
             **dict.fromkeys(("accepted", "flushed", "counted"), 2),
             "batches": 1,
-            "memory_bytes": 496,
+            "memory_bytes": 576,
         }
 
 

@@ -75,7 +75,7 @@ def test_several_writes_of_a_key_become_the_last_one():
     assert queue.core.find(TRACK, "b") == Entry(None, 1_003, 7, END)
     assert queue.core.find(POSE, "a") is None
     assert (queue.core.accepted, queue.core.coalesced, queue.core.lanes.depth) == (3, 1, 2)
-    assert repr(queue.core) == "<WriteBehind 2 queued, 484B in memory, 0B on disk>"
+    assert repr(queue.core) == "<WriteBehind 2 queued, 564B in memory, 0B on disk>"
 
 
 @pytest.mark.parametrize("sealed", [False, True])
@@ -118,7 +118,7 @@ def test_it_seals_by_count_by_size_and_by_age():
     assert [each.count for each in queue.core.lanes["track"].waiting] == [3]
 
     queue = Queue(bytes_max=80_000)  # an eighth is 10,000
-    queue.put("large", b"x" * 9_700)
+    queue.put("large", b"x" * 9_600)
     assert not queue.core.lanes["track"].waiting
     queue.put("small")
     assert [each.count for each in queue.core.lanes["track"].waiting] == [2]
@@ -131,7 +131,7 @@ def test_it_seals_by_count_by_size_and_by_age():
     assert queue.take() is None
     queue.tick(now_ms=1_005)
     assert queue.core.next_deadline_ns() is None
-    assert repr(queue.take()) == "<Generation track life-0/1 sending 242B>"
+    assert repr(queue.take()) == "<Generation track life-0/1 sending 282B>"
 
 
 def test_while_something_waits_age_seals_nothing_so_that_more_is_joined():
