@@ -57,7 +57,6 @@ if left > 0 then
     redis.call('APPEND', KEYS[1], row)
   else
     local index, first = redis.call('GETRANGE', KEYS[1], 0, -1), 17
-    if #tidy_at < 16 or string.find(tidy_at, '%D') then index = '' end
     local kept = #index + #row > limit and limit / 2 or limit
     while first <= #index do
       local place, _, until_then, _, last = trailer(index, first)

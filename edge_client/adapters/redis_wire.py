@@ -218,8 +218,8 @@ class ClusterWire:
             lost = next((each for each in replies if _is_lost(each)), None)
             if lost is None:
                 return replies
-            await self._cluster.aclose()  # it asks again who has which slots
             if is_last:
+                await self._cluster.aclose()  # the next call asks again who has which slots
                 raise lost
         raise AssertionError("unreachable")
 

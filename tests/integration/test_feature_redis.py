@@ -478,6 +478,15 @@ async def test_a_cluster_without_one_of_its_nodes_is_unavailable_until_it_is_bac
         assert [entry(1)] * 30 == await store.get_many([key for key, _ in items])
 
 
+async def test_closed_connections_to_a_cluster_are_made_again_without_an_error(cluster: RedisCluster) -> None:
+    cluster.flush()
+    items = [(f"k:{number}", entry(1)) for number in range(30)]
+    async with opened(cluster.url, cluster=True) as store:
+        for _ in range(3):
+            assert [[True] * 30] * 20 == await asyncio.gather(*(store.put_many(items) for _ in range(20)))
+            cluster.each(lambda client: client.client_kill_filter(_type="normal", skipme=True))
+
+
 async def test_a_slot_that_moves_is_followed(cluster: RedisCluster) -> None:
     cluster.flush()
     async with opened(cluster.url, cluster=True) as store:
