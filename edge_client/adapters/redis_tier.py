@@ -90,8 +90,9 @@ class RedisTier:
                 # With RESP3, redis-py listens for maintenance news and hands out connections that the server closed.
                 protocol=2,
             )
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"local tier URL: {error}") from error
+        except (ValueError, TypeError):
+            # What redis-py says of a URL may repeat a part of the password.
+            raise ConfigError("local tier URL: not understood; escape what is special in the password") from None
         self._redis: Any = Redis(connection_pool=pool)  # its annotations name answers that we never get
         self._pool = pool
         self._set_if_newer = self._redis.register_script(_SET_IF_NEWER)

@@ -434,3 +434,10 @@ def test_namespaces_of_different_edges_differ() -> None:
 def test_a_url_that_makes_no_sense_is_refused() -> None:
     with pytest.raises(ConfigError, match="local tier"):
         RedisTier("http://localhost", namespace=NAMESPACE)
+
+
+def test_a_url_that_is_not_understood_is_not_repeated() -> None:
+    with pytest.raises(ConfigError) as refused:
+        RedisTier("redis://:hunter/2@localhost", namespace=NAMESPACE)
+
+    assert "hunter" not in str(refused.value) and refused.value.__suppress_context__
