@@ -69,8 +69,9 @@ def array_bytes(value: Any, codec: FeatureCodec) -> bytes:
                 return _head(array.dtype, array.shape, _HALF) + array.astype("<f2").tobytes()
     if codec is FeatureCodec.INT8 and array.dtype.kind == "f":
         with np.errstate(all="ignore"):
-            scale = _peak(array) / 127
-            if scale == 0 or sys.float_info.min <= scale <= _largest(array.dtype) / 128:
+            peak = _peak(array)
+            scale = peak / 127
+            if peak == 0 or sys.float_info.min <= scale <= _largest(array.dtype) / 128:
                 steps = np.rint(array.astype(np.float64) / (scale or 1.0)).astype(np.int8)
                 return _head(array.dtype, array.shape, _SCALED) + _SCALE.pack(scale) + steps.tobytes()
     return _head(array.dtype, array.shape, _EXACT) + array.tobytes()

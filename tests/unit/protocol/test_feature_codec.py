@@ -115,6 +115,23 @@ def test_the_order_of_an_array_in_memory_is_not_kept_but_its_numbers_are():
 
 
 @pytest.mark.parametrize(
+    ("codec", "numbers"),
+    [
+        (FeatureCodec.INT8, [1e-322]),
+        (FeatureCodec.INT8, [1e-310, 3e-311]),
+        (FeatureCodec.INT8, [1.79e308, 1.0]),
+        (FeatureCodec.INT8, [np.nan, 1.0]),
+        (FeatureCodec.FLOAT16, [np.inf, 1.3]),
+        (FeatureCodec.FLOAT16, [65_505.0, 1.3]),
+    ],
+)
+def test_what_no_error_can_be_promised_for_is_kept_exactly(codec, numbers):
+    array = np.array(numbers)
+
+    assert array.tobytes() == decode_value(encode_value(array, codec=codec)).tobytes()
+
+
+@pytest.mark.parametrize(
     "value",
     [
         *({1}, 1j, object(), 2**64, -(2**63) - 1, "\ud800", bytearray(b"a"), {"a": 1j}, [object]),
@@ -187,6 +204,8 @@ HOSTILE = {
     "an array of 2**96 numbers": packed(78, form=0, shape=(2**32 - 1,) * 3, dtype=b"<f4", numbers=b""),
     "an empty array too big for indexes": packed(78, form=0, shape=(0,) + (2**32 - 1,) * 3, dtype=b"<f4", numbers=b""),
     "an array beyond the bound, one octet each": packed(78, form=3, shape=(1 << 18,), dtype=b"<f8", numbers=bytes(8)),
+    "the same with all its octets": packed(78, form=3, shape=(1 << 18,), dtype=b"<f8", numbers=bytes(8 + (1 << 18))),
+    "numbers behind an empty array": packed(78, form=0, shape=(0,), dtype=b"<f4", numbers=bytes(4)),
     "more numbers than the shape": packed(78, form=0, shape=(1,), dtype=b"<f4", numbers=bytes(8)),
     "fewer numbers than the shape": packed(78, form=0, shape=(3,), dtype=b"<f4", numbers=bytes(8)),
     "33 dimensions": packed(78, form=0, shape=(1,) * 33, dtype=b"<f4", numbers=bytes(4)),
