@@ -4,9 +4,10 @@ Picture a rival who has the same room and simply keeps what was used last. It ho
 it would have answered and we could not, the window of what is new grows; whenever we answered and it could not, the window
 shrinks. So where recency is the better guide we become the rival, and where frequency is, we stay ahead of it.
 
-The hill climber of Einziger, Eytan, Friedman and Manes ("Adaptive Software Cache Management", 2018) compares hit ratios of
+Where both a small and a middling window beat the rival, it has nothing to say; so the floor under the window climbs slowly, a
+step for each period, as long as each is better than the last. The hill climber of Einziger, Eytan, Friedman and Manes ("Adaptive Software Cache Management", 2018) compares hit ratios of
 successive periods, each ten times as long as the store is large, and is still climbing when a short trace ends. One
-answer that only one side had is evidence at once, so we need no periods; and losing to LRU corrects itself.
+answer that only one side had is evidence at once, and losing to LRU corrects itself.
 
 A rival of more than `RIVAL_ENTRIES_MAX` keys stands for a sample of the keys, by hash, in as small a part of the room.
 """
@@ -26,13 +27,31 @@ _HASTE: Final = 20
 """How many times longer a step is when all recent evidence points the same way."""
 _STRIDE: Final = 0.01
 """Share of the room that a step moves at least when all recent evidence points the same way."""
+FLOOR_SHARE_MAX: Final = 0.25
+"""How far the floor of the window may climb, where some room for what is new is better than hardly any."""
+_CLIMB: Final = 0.04
+_PERIOD: Final = 10
+"""Requests for each key of the rival, after which hit ratios are compared."""
 _SAMPLING_SHIFT: Final = 20
 
 
 class WindowBalance:
     """Decides `window_bytes`, between a hundredth of the room and all but one."""
 
-    __slots__ = ("_bytes_max", "_mask", "_rival", "_rival_bytes", "_rival_bytes_max", "_trend", "window_bytes")
+    __slots__ = (
+        "_answered",
+        "_asked",
+        "_before",
+        "_bytes_max",
+        "_climbing",
+        "_floor",
+        "_mask",
+        "_rival",
+        "_rival_bytes",
+        "_rival_bytes_max",
+        "_trend",
+        "window_bytes",
+    )
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -41,6 +60,10 @@ class WindowBalance:
         self._rival_bytes_max = bytes_max
         self._mask = 0
         self._trend = 0.0
+        self._asked = self._answered = 0
+        self._before = 0.0
+        self._floor = WINDOW_SHARE_MIN
+        self._climbing = _CLIMB
         self.window_bytes: float = max(WINDOW_SHARE_MIN * bytes_max, 1.0)
 
     @property
@@ -53,6 +76,10 @@ class WindowBalance:
         if mark >> _SAMPLING_SHIFT & self._mask:
             return
         rival = self._rival
+        self._asked += 1
+        self._answered += answered
+        if self._asked >= _PERIOD * len(rival) + _PERIOD:
+            self._climb()
         if mark in rival:
             rival.move_to_end(mark)
             if not answered:
@@ -76,6 +103,7 @@ class WindowBalance:
         assert self._rival_bytes == sum(self._rival.values())
         assert self._rival_bytes <= self._rival_bytes_max
         assert len(self._rival) <= RIVAL_ENTRIES_MAX
+        assert WINDOW_SHARE_MIN <= self._floor <= FLOOR_SHARE_MAX
         assert 0 < self.window_bytes <= max(self._bytes_max, 1)
 
     def _lean(self, size_bytes: int, way: int) -> None:
@@ -83,8 +111,18 @@ class WindowBalance:
         step = float(size_bytes * (self._mask + 1))
         if trend * way > 0:
             step = max(step * (1 + _HASTE * trend * trend), _STRIDE * self._bytes_max * trend * trend)
-        least, most = max(WINDOW_SHARE_MIN * self._bytes_max, 1.0), max(WINDOW_SHARE_MAX * self._bytes_max, 1.0)
+        least, most = max(self._floor * self._bytes_max, 1.0), max(WINDOW_SHARE_MAX * self._bytes_max, 1.0)
         self.window_bytes = min(most, max(least, self.window_bytes + way * step))
+
+    def _climb(self) -> None:
+        """A period is over: the floor goes on if it was better than the one before, and back if it was not."""
+        ratio = self._answered / self._asked
+        if ratio < self._before:
+            self._climbing = -self._climbing
+        self._before = ratio
+        self._floor = min(FLOOR_SHARE_MAX, max(WINDOW_SHARE_MIN, self._floor + self._climbing))
+        self.window_bytes = max(self.window_bytes, self._floor * self._bytes_max)
+        self._asked = self._answered = 0
 
     def _sample(self) -> None:
         self._mask = self._mask << 1 | 1

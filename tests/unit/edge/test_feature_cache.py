@@ -200,6 +200,24 @@ def test_the_window_follows_who_is_right():
     assert 1_000 * WINDOW_SHARE_MIN == balance.window_bytes
 
 
+def test_the_floor_climbs_while_it_helps_and_goes_back_when_it_does_not():
+    """The rival has room for one key, so that a period has twenty requests; first more and more are answered, then fewer."""
+    balance, strangers = WindowBalance(1_000), itertools.count(2)
+    shares = []
+    for period in range(16):
+        for request in range(20):
+            answered = request < min(period, 8)
+            balance.asked(1 if answered else next(strangers), size_bytes=1_000, answered=answered)
+        balance.check_invariants()
+        shares.append(balance._floor)
+
+    assert shares[:6] == sorted(shares[:6])
+    assert shares[0] < 0.06 and 0.2 < shares[6] <= 0.25
+    for _ in range(40):
+        balance.asked(next(strangers), size_bytes=1_000, answered=False)
+    assert balance._floor < 0.25
+
+
 def test_a_large_store_is_judged_by_a_sample():
     random = Random(2)
     balance = WindowBalance(RIVAL_ENTRIES_MAX * 10)
