@@ -59,6 +59,7 @@ class WriteBehind:
         self._pipe = pipe
         self._config = config
         self._rng = rng
+        self._batch_count_max = config.batch_count_max
         self._batch_bytes_max = min(config.batch_bytes_max, config.bytes_max // 8)
         self.room = Room(bytes_max=config.bytes_max - 2 * self._batch_bytes_max)
         self.lanes = Lanes()
@@ -114,7 +115,7 @@ class WriteBehind:
             generation.expires_at_unix_ms = expires_at or FOREVER_MS
         if generation.unspooled is not None:
             generation.unspooled[key] = row
-        if generation.size_bytes >= self._batch_bytes_max or len(rows) >= self._config.batch_count_max:
+        if generation.size_bytes >= self._batch_bytes_max or len(rows) >= self._batch_count_max:
             self._seal(lane)
         return True
 
@@ -162,7 +163,7 @@ class WriteBehind:
         generation.size_bytes += size
         self.room.size_bytes += size
         generation.expires_at_unix_ms = max(generation.expires_at_unix_ms, expires_at_unix_ms or FOREVER_MS)
-        if generation.size_bytes >= self._batch_bytes_max or len(rows) >= self._config.batch_count_max:
+        if generation.size_bytes >= self._batch_bytes_max or len(rows) >= self._batch_count_max:
             self._seal(lane)
         return count
 

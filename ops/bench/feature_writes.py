@@ -20,13 +20,13 @@ import resource
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 import redis
@@ -34,24 +34,32 @@ import redis
 from edge_client.adapters.redis_features import RedisFeatureStore
 from edge_client.adapters.sqlite_spool import SqliteSpool
 from edge_client.adapters.system_clock import SystemClock
-from edge_client.core.generation import WriteBehindConfig
+from edge_client.blocking_features import Features
+from edge_client.config import EdgeConfig
 from edge_client.protocol.feature_classes import FeatureClass, WhenFull
-from edge_client.protocol.feature_codec import encode_value
-from edge_client.protocol.features import Entry, writer_of
-from edge_client.runtime.feature_writer import FeatureWriter
+from edge_client.runtime.features import AsyncFeatures, FeaturePorts
+from edge_client.runtime.loop_thread import LoopThread
+from edge_client.runtime.signals import Pulse
 from ops.bench import feature_kill
 from ops.bench.figures import Figure, median, percentile
+from tests.fakes.bus import Hub
 from tests.support.servers import start_redis
 
-CLASS: Final = FeatureClass(name="track", when_full=WhenFull.BLOCK)
-SPOOLED: Final = FeatureClass(name="spooled", when_full=WhenFull.BLOCK, spool=True)
-WRITER: Final = writer_of("bench", life_id="life")
+if TYPE_CHECKING:
+    from edge_client.client import AsyncEdgeClient
+
+CLASSES: Final = {
+    "track": FeatureClass(name="track", when_full=WhenFull.BLOCK),
+    "spooled": FeatureClass(name="spooled", when_full=WhenFull.BLOCK, spool=True),
+}
+SMALL: Final = {"x": 12.5, "label": "car", "score": 0.93}
 BATCH: Final = 1_000
 BATCHES: Final = 40
 ENTRIES_PER_S_MIN: Final = 170_000
 RATIO_MIN: Final = 2.0
 MEMORY_MIB_MAX: Final = 256
 PACED_PER_S: Final = 20_000
+PACED_AT_ONCE: Final = 20
 Records = dict[str, dict[str, Any]]
 
 
@@ -80,54 +88,86 @@ def records(prefix: str) -> list[Records]:
     ]
 
 
-@asynccontextmanager
-async def a_writer(url: str, *, spool: Path | None = None) -> AsyncIterator[FeatureWriter]:
-    store = RedisFeatureStore(url, region="bench")
-    await store.connect()
-    writer = FeatureWriter(
-        store=store,
-        clock=SystemClock(),
-        rng=Random(1),
-        edge_id="bench",
-        life_id=f"{time.time_ns():x}",
-        config=WriteBehindConfig(spool_bytes_max=0 if spool is None else 1 << 30),
-        spool=None if spool is None else SqliteSpool(spool),
-    )
-    await writer.open()
-    running = asyncio.create_task(writer.run())
-    await asyncio.sleep(0)
-    try:
-        yield writer
-    finally:
-        await writer.close(timeout_ms=10_000)
-        await running
-        await store.close()
+@dataclass
+class Client:
+    """As much of a client as features need, without a region: what `edge.features` is, and its drivers."""
 
+    features: AsyncFeatures
+    drivers: list[asyncio.Task[None]]
 
-def unix_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-async def write_behind(writer: FeatureWriter, batches: list[Records], *, of: FeatureClass, seconds: float) -> float:
-    """Entries a second that reached the store, the last flush included."""
-    codec = of.codec
-    before = writer.metrics()["flushed"]
-    began = time.perf_counter()
-    number = 0
-    while time.perf_counter() - began < seconds:
-        batch = batches[number % len(batches)]
-        number += 1
-        now_ms = unix_ms()
-        values = {key: encode_value(value, codec=codec) for key, value in batch.items()}
-        left = values
-        while (
-            taken := writer.put_many(of, left, stamp=now_ms << 20, writer=WRITER, expires_at_unix_ms=now_ms + 30_000)
-        ) < len(left):
-            left = dict(list(left.items())[taken:])
-            await writer.wait_for_room()
+    @classmethod
+    async def open(cls, url: str, *, spool: Path | None = None) -> Client:
+        store = RedisFeatureStore(url, region="bench")
+        await store.connect()
+        features = AsyncFeatures(
+            FeaturePorts(store=store, spool=None if spool is None else SqliteSpool(spool)),
+            config=EdgeConfig(servers=("nats://127.0.0.1:1",), trust="ccs-region-key ed25519 x", edge_id="bench"),
+            life_id=f"{time.time_ns():x}",
+            classes=lambda: CLASSES,
+            bus=Hub().edge_bus(),
+            subject="bench.features",
+            clock=SystemClock(),
+            rng=Random(1),
+            pulse=Pulse(),
+        )
+        await features.open()
+        drivers = [asyncio.ensure_future(driver()) for driver in features.drivers().values()]
         await asyncio.sleep(0)
-    assert await writer.flush(timeout_ms=30_000)
-    return (writer.metrics()["flushed"] - before) / (time.perf_counter() - began)
+        return cls(features, drivers)
+
+    async def close(self) -> None:
+        await self.features.close()
+        for driver in self.drivers:
+            driver.cancel()
+        await asyncio.gather(*self.drivers, return_exceptions=True)
+
+
+@asynccontextmanager
+async def some_features(url: str, *, spool: Path | None = None) -> AsyncIterator[AsyncFeatures]:
+    client = await Client.open(url, spool=spool)
+    try:
+        yield client.features
+    finally:
+        await client.close()
+
+
+@contextmanager
+def blocking_features(url: str) -> Iterator[tuple[Features, AsyncFeatures]]:
+    """The application's thread is this one; the client's loop has a thread of its own."""
+    life = LoopThread(lambda _, __: Client.open(url), edge_id="bench")
+    try:
+        yield Features(lambda: cast("LoopThread[AsyncEdgeClient]", life)), life.client.features
+    finally:
+        life.stop()
+
+
+def flushed(features: AsyncFeatures) -> int:
+    return features.status().queue["flushed"]
+
+
+async def write_behind(features: AsyncFeatures, batches: list[Records], *, seconds: float) -> float:
+    """Entries a second that reached the store, the last flush included."""
+    before, number = flushed(features), 0
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        await features.put_many(batches[number % len(batches)])
+        number += 1
+        await asyncio.sleep(0)
+    assert await features.flush(timeout_ms=30_000)
+    return (flushed(features) - before) / (time.perf_counter() - began)
+
+
+def write_behind_blocking(
+    features: Features, behind: AsyncFeatures, batches: list[Records], *, seconds: float
+) -> float:
+    """The same from the application's own thread."""
+    before, number = flushed(behind), 0
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        features.put_many(batches[number % len(batches)])
+        number += 1
+    assert features.flush(timeout_ms=30_000)
+    return (flushed(behind) - before) / (time.perf_counter() - began)
 
 
 def plain_pipeline(client: redis.Redis, batches: list[Records], *, seconds: float) -> float:
@@ -145,11 +185,11 @@ def plain_pipeline(client: redis.Redis, batches: list[Records], *, seconds: floa
 
 
 async def throughput(url: str, *, seconds: float, rounds: int) -> dict[str, Any]:
-    """A sustained run, then turns of both."""
+    """A sustained run, then turns of both; then with a spool, and from a thread."""
     batches = records("track")
-    async with a_writer(url) as writer:
-        await write_behind(writer, batches, of=CLASS, seconds=min(2.0, seconds))
-        sustained = await write_behind(writer, batches, of=CLASS, seconds=seconds)
+    async with some_features(url) as features:
+        await write_behind(features, batches, seconds=min(2.0, seconds))
+        sustained = await write_behind(features, batches, seconds=seconds)
         # What the process takes for writing, before redis-py's pipelines add theirs.
         memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         client = redis.Redis.from_url(url)
@@ -157,84 +197,64 @@ async def throughput(url: str, *, seconds: float, rounds: int) -> dict[str, Any]
         ours, plain = [], []
         for _ in range(rounds):
             plain.append(plain_pipeline(client, batches, seconds=min(3.0, seconds)))
-            ours.append(await write_behind(writer, batches, of=CLASS, seconds=min(3.0, seconds)))
+            ours.append(await write_behind(features, batches, seconds=min(3.0, seconds)))
         client.close()
     with tempfile.TemporaryDirectory() as directory:
-        async with a_writer(url, spool=Path(directory) / "spool.db") as writer:
-            spooled = await write_behind(writer, records("spooled"), of=SPOOLED, seconds=min(5.0, seconds))
+        async with some_features(url, spool=Path(directory) / "spool.db") as features:
+            spooled = await write_behind(features, records("spooled"), seconds=min(5.0, seconds))
     return {"sustained": sustained, "memory_mib": memory_mib, "ours": ours, "plain": plain, "spooled": spooled}
 
 
-def timed_puts(writer: FeatureWriter, *, count: int, number: int) -> list[int]:
-    value, put, clock = {"x": 12.5, "label": "car", "score": 0.93}, writer.put, time.perf_counter_ns
-    codec, samples = CLASS.codec, []
-    keys = [f"track:{each}" for each in range(number, number + count)]
-    for place, key in enumerate(keys):
-        began = clock()
-        put(CLASS, key, Entry(encode_value(value, codec=codec), (1 << 60) + number + place, WRITER, END_MS))
-        samples.append(clock() - began)
-    return samples
+def threaded(url: str, *, seconds: float) -> dict[str, Any]:
+    """Throughput of the blocking form."""
+    with blocking_features(url) as (features, behind):
+        write_behind_blocking(features, behind, records("track"), seconds=1.0)
+        return {"blocking": write_behind_blocking(features, behind, records("track"), seconds=min(10.0, seconds))}
 
 
-END_MS: Final = 1 << 43
-
-
-async def single(url: str) -> dict[str, Any]:
+def single(url: str) -> dict[str, Any]:
     """What one `put` costs, with the encoding of its value, while nothing else goes on."""
-    async with a_writer(url) as writer:
+    with blocking_features(url) as (features, _):
         samples: list[int] = []
+        put, clock = features.put, time.perf_counter_ns
         for turn in range(20):
-            samples += timed_puts(writer, count=5_000, number=turn * 5_000)
-            await writer.flush()
+            for key in [f"track:{number}" for number in range(turn * 5_000, turn * 5_000 + 5_000)]:
+                began = clock()
+                put(key, SMALL)
+                samples.append(clock() - began)
+            features.flush()
         return {"put_p50_ns": median(samples)}
 
 
-async def paced(url: str, *, seconds: float) -> dict[str, Any]:
-    """Puts at 20,000 a second from a thread of the application's, while the loop's thread flushes."""
-    async with a_writer(url) as writer:
-        loop = asyncio.get_running_loop()
+def paced(url: str, *, seconds: float) -> dict[str, Any]:
+    """Puts at 20,000 a second, twenty in every millisecond, while the loop's thread flushes."""
+    with blocking_features(url) as (features, behind):
+        put, clock = features.put, time.perf_counter_ns
         calls: list[int] = []
         late: list[int] = []
-        done = asyncio.Event()
-
-        def put_paced() -> None:
-            value, codec, clock = {"x": 12.5, "label": "car", "score": 0.93}, CLASS.codec, time.perf_counter_ns
-            gap_ns = 1_000_000_000 // PACED_PER_S
-            began = clock()
-            for number in range(int(seconds * PACED_PER_S)):
-                due = began + number * gap_ns
-                while (wait_ns := due - clock()) > 0:
-                    if wait_ns > 500_000:
-                        time.sleep(wait_ns / 1e9 - 400e-6)
-                    elif number % 20 == 0:
-                        time.sleep(0.0002)  # an application that tracks objects does other things as well
-                start = clock()
-                writer.put(
-                    CLASS,
-                    f"track:{number}",
-                    Entry(encode_value(value, codec=codec), (1 << 60) + number, WRITER, END_MS),
-                )
-                end = clock()
-                calls.append(end - start)
-                late.append(end - due)
-            loop.call_soon_threadsafe(done.set)
-
-        thread = threading.Thread(target=put_paced)
-        before = writer.metrics()["batches"]
-        thread.start()
-        await done.wait()
-        thread.join()
-        batches = writer.metrics()["batches"] - before
-        steps = calls[len(calls) // 10 :]
+        before = behind.status().queue["batches"]
+        began = clock()
+        for number in range(int(seconds * PACED_PER_S)):
+            due = began + number // PACED_AT_ONCE * PACED_AT_ONCE * 1_000_000_000 // PACED_PER_S
+            while (wait_ns := due - clock()) > 0:
+                time.sleep(wait_ns / 1e9)
+            key = f"track:{number}"
+            start = clock()
+            put(key, SMALL)
+            end = clock()
+            calls.append(end - start)
+            late.append(end - due)
+        first = len(calls) // 10
         return {
-            "paced": {f"{share}": percentile(steps, share) / 1000 for share in (0.5, 0.99, 0.999)},
-            "late": {f"{share}": percentile(late[len(late) // 10 :], share) / 1000 for share in (0.5, 0.99, 0.999)},
-            "batches": batches,
+            "calls_us": {f"{share}": percentile(calls[first:], share) / 1000 for share in (0.5, 0.99, 0.999)},
+            "late_us": {f"{share}": percentile(late[first:], share) / 1000 for share in (0.5, 0.99, 0.999)},
+            "batches": behind.status().queue["batches"] - before,
         }
 
 
 PARTS: Final[dict[str, Callable[[str, argparse.Namespace], Any]]] = {
-    "throughput": lambda url, given: throughput(url, seconds=given.seconds, rounds=given.rounds),
+    "throughput": lambda url, given: asyncio.run(throughput(url, seconds=given.seconds, rounds=given.rounds)),
+    "threaded": lambda url, given: threaded(url, seconds=given.seconds),
     "single": lambda url, _: single(url),
     "paced": lambda url, given: paced(url, seconds=given.paced_seconds),
 }
@@ -252,13 +272,16 @@ def figures(found: dict[str, dict[str, Any]]) -> list[Figure]:
         Figure(name="in turns: write-behind", value=ours, unit="1/s"),
         Figure(name="in turns: redis-py pipeline of SET … EX", value=plain, unit="1/s"),
         Figure(name="2 × the pipeline / write-behind", value=RATIO_MIN * plain / ours, unit="", limit=1.0),
-        Figure(name="with a spool, entries a second", value=rate["spooled"], unit="1/s"),
+        Figure(name="with a spool", value=rate["spooled"], unit="1/s"),
+        Figure(
+            name="by the blocking form, its loop in another thread", value=found["threaded"]["blocking"], unit="1/s"
+        ),
         Figure(name="one put, p50", value=one["put_p50_ns"] / 1000, unit="us", limit=2.0),
-        Figure(name="put at 20,000/s while flushing, p50", value=pace["paced"]["0.5"], unit="us"),
-        Figure(name="put at 20,000/s while flushing, p99", value=pace["paced"]["0.99"], unit="us", limit=100.0),
-        Figure(name="put at 20,000/s while flushing, p99.9", value=pace["paced"]["0.999"], unit="us", limit=6_000.0),
-        Figure(name="the same from when it was due, p99", value=pace["late"]["0.99"], unit="us"),
-        Figure(name="the same from when it was due, p99.9", value=pace["late"]["0.999"], unit="us"),
+        Figure(name="put at 20,000/s while flushing, p50", value=pace["calls_us"]["0.5"], unit="us"),
+        Figure(name="put at 20,000/s while flushing, p99", value=pace["calls_us"]["0.99"], unit="us", limit=100.0),
+        Figure(name="put at 20,000/s while flushing, p99.9", value=pace["calls_us"]["0.999"], unit="us", limit=6_000.0),
+        Figure(name="the same from when it was due, p99", value=pace["late_us"]["0.99"], unit="us"),
+        Figure(name="the same from when it was due, p99.9", value=pace["late_us"]["0.999"], unit="us"),
         Figure(name="batches flushed meanwhile", value=pace["batches"], unit=""),
     ]
 
@@ -295,7 +318,7 @@ if __name__ == "__main__":
     given = arguments()
     if given.what == "part":
         gc.freeze()
-        print(json.dumps(asyncio.run(PARTS[given.only](given.url, given))))
+        print(json.dumps(PARTS[given.only](given.url, given)))
     elif given.what == "kill":
         sys.exit(asyncio.run(feature_kill.main(rounds=given.rounds, seed=given.seed, mutant=given.mutant)))
     else:
