@@ -137,6 +137,12 @@ class World:
                 task.cancel()
             await asyncio.wait(tasks)
 
+    async def passes(self, ms: int) -> None:
+        """So much time, in small steps, so that whoever sets himself a deadline meanwhile meets it."""
+        for _ in range(-(-ms // 5)):
+            await turns()
+            await self.clock.advance(5)
+
     async def ends(self, awaitable: Awaitable[T], *, step_ms: int = 1) -> T:
         """What it returns or raises; time passes as far as it must."""
         task = asyncio.ensure_future(awaitable)
