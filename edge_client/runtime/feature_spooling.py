@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_client.core.flush_plan import block
 from edge_client.core.generation import Generation, Row, newer
-from edge_client.errors import FeatureCorruptError, FeatureSpoolError, FeatureValueError
+from edge_client.errors import FeatureCorruptError, FeatureSpoolError
 from edge_client.protocol.feature_classes import FeatureClass, FeatureCodec
 from edge_client.protocol.feature_codec import decode_block
 from edge_client.runtime.feature_ports import Spool, SpooledBatch, SpoolPart
@@ -144,7 +144,7 @@ class Spooling:
         while chunk := dict(islice(items, PART_COUNT_MAX)):
             try:
                 payload = block(chunk, codec=FeatureCodec.LZ4)
-            except FeatureValueError as error:
+            except Exception as error:  # whatever it is: these are not kept on disk, all others are
                 self.counters["spool_unencodable"] += len(chunk)
                 _log.error("spool_unencodable class=%s: %s", generation.feature_class.name, error)
                 continue

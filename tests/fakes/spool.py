@@ -13,6 +13,7 @@ from edge_client.runtime.feature_ports import SpooledBatch, SpoolPart
 class Disk:
     parts: list[SpoolPart] = field(default_factory=list)
     failing: bool = False
+    unreadable: bool = False
     damaged: bool = False
     """Nothing can be read from the file."""
     set_aside: list[SpoolPart] = field(default_factory=list)
@@ -49,6 +50,8 @@ class FakeSpool:
 
     async def read(self, *, pipe: str, sequence: int) -> list[tuple[bytes, int]]:
         self._check()
+        if self.disk.unreadable:
+            raise FeatureSpoolError("the disk cannot be read")
         return [(part.payload, part.count) for part in self.disk.batch(pipe, sequence)]
 
     async def close(self) -> None:

@@ -400,6 +400,31 @@ async def test_a_batch_of_an_impossible_class_is_counted_and_left_out(world):
         assert await writer.flush()
 
 
+async def test_what_no_part_can_hold_does_not_keep_others_from_the_disk(world):
+    async with world.life(spool=True, refusals_max=1) as writer:
+        writer.put(SPOOLED, "kept:1", Entry(b"v", 1 << 70, 7, 1 << 45))
+        await world.advance(150)
+        assert (writer.metrics()["spool_unencodable"], world.disk.parts) == (1, [])
+        assert await settled(world, writer.flush())
+        writer.put(SPOOLED, "kept:2", Entry(b"v", 1 << 60, 7, 1 << 45))
+        await world.advance(150)
+        assert [part.count for part in world.disk.parts] == [1]
+        assert [letter.count for letter in world.letters] == [1]
+
+
+async def test_what_cannot_be_read_back_is_counted_and_forgotten(world, caplog):
+    async with world.life(spool=True) as writer:
+        writer.put(SPOOLED, "kept:1", world.entry())
+        await world.advance(150)
+    world.disk.unreadable = True
+    async with world.life(spool=True) as writer:
+        assert await settled(world, writer.flush())
+        assert writer.metrics()["lost"] == 1
+        assert "spool_unreadable" in caplog.text
+        await world.advance(500)
+        assert world.disk.parts == []
+
+
 async def test_close_brings_to_disk_what_the_store_does_not_take(world):
     async with world.life(spool=True) as writer:
         world.regional.away = True
