@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from edge_client.core.feature_reading import FeatureReading, OnStale
 from edge_client.errors import ClosedError, LocalTierError
 from edge_client.protocol.features import Entry
-from edge_client.runtime.feature_writing import check_key
+from edge_client.runtime.feature_writing import Row, check_key
 
 if TYPE_CHECKING:
     from edge_client.client import AsyncEdgeClient
@@ -29,13 +29,15 @@ T = TypeVar("T")
 class Features:
     """What `EdgeClient.features` is. Every method may be called from any thread, and after a fork."""
 
-    __slots__ = ("_behind", "_glance", "_here", "_life")
+    __slots__ = ("_behind", "_glance", "_here", "_life", "_queue", "_row")
 
     def __init__(self, here: Callable[[], LoopThread[AsyncEdgeClient]]) -> None:
         self._here = here
         self._life: LoopThread[AsyncEdgeClient] | None = None
         self._behind: AsyncFeatures | None = None
         self._glance: Callable[[str, int | None, Any], FeatureReading | None] = self._begin
+        self._row: Callable[[str, Any, int | None], tuple[ClassPolicy, Row]] = self._begin_row
+        self._queue: Callable[[ClassPolicy, str, Row], bool]
 
     # ---- reading
 
@@ -103,9 +105,8 @@ class Features:
         `expire_ms` is at most the class's. Raises `FeatureValueError`, `FeatureQueueFullError` where the class says so,
         and `ClosedError`.
         """
-        writing = (self._behind or self._there()).writing
-        policy, row = writing.row(key, value, expire_ms)
-        if not policy.is_critical and writing.queue(policy, key, row):
+        policy, row = self._row(key, value, expire_ms)
+        if not policy.is_critical and self._queue(policy, key, row):
             return True
         return self._written(key, policy, row)
 
@@ -154,21 +155,26 @@ class Features:
 
     def forked(self) -> tuple[object, ...]:
         """Serve nothing of the parent's; what was the parent's is returned, to be kept from the garbage collector."""
-        inherited = (self._life, self._behind, self._glance)
+        inherited = (self._life, self._behind)
         self._life = self._behind = None
-        self._glance = self._begin
+        self._glance, self._row = self._begin, self._begin_row
         return inherited
 
     def closed(self) -> None:
         """Everything raises `ClosedError` from now on."""
         self._behind = None
         self._here = _raise_closed
-        self._glance = self._begin
+        self._glance, self._row = self._begin, self._begin_row
 
     def _begin(self, key: str, staleness_max_ms: int | None, default: Any) -> FeatureReading | None:
         """The first glance in this process."""
         self._there()
         return self._glance(key, staleness_max_ms, default)
+
+    def _begin_row(self, key: str, value: Any, expire_ms: int | None) -> tuple[ClassPolicy, Row]:
+        """The first write in this process."""
+        self._there()
+        return self._row(key, value, expire_ms)
 
     def _there(self) -> AsyncFeatures:
         """The features of this process's client. Raises `ClosedError`, and `ConfigError` where there are none."""
@@ -177,6 +183,7 @@ class Features:
             life = self._here()
             behind = life.client.features
             self._life, self._behind, self._glance = life, behind, behind.shelf.glance
+            self._row, self._queue = behind.writing.row, behind.writing.queue
         return behind
 
     def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -186,7 +193,7 @@ class Features:
             raise ClosedError("the client was closed meanwhile; connect anew")
         return life.wait(coroutine)
 
-    def _written(self, key: str, policy: ClassPolicy, row: tuple[bytes | None, int, int, int]) -> bool:
+    def _written(self, key: str, policy: ClassPolicy, row: Row) -> bool:
         behind = self._there()
         if policy.is_critical:
             return not self._wait(behind.writing.write_through([(key, policy, Entry(*row))]))
@@ -212,7 +219,7 @@ def _locally(behind: AsyncFeatures, ask: Callable[[], T], *, otherwise: T, settl
         for key, token in settle:
             behind.copies.drop_token(key, token)
         raise
-    guard.came(good=1)
+    guard.answered()
     return answer
 
 

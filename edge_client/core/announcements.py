@@ -63,6 +63,7 @@ class Announcements:
         self._patterns: dict[str, int] = {}
         self._send_at_ns: int | None = None
         self._heard: dict[int, tuple[int, int]] = {}
+        self._heard_at_ns = 0
         self._heard_patterns: deque[tuple[str, int, int]] = deque()
         self._pattern_at_ns: deque[int] = deque(maxlen=PATTERNS_PER_S_MAX)
         self._drops: deque[tuple[int, Drop]] = deque()
@@ -127,6 +128,8 @@ class Announcements:
         taken = len(changes) + len(patterns)
         self.counters["announcements_heard"] += taken
         self.counters["announcements_refused"] += len(message.changes) + len(message.patterns) - taken
+        if changes:
+            self._heard_at_ns = max(self._heard_at_ns, now_ns)
         for key_hash, stamp in changes:
             held = self._heard.pop(key_hash, None)
             self._heard[key_hash] = (stamp if held is None else max(stamp, held[0]), now_ns)
@@ -146,6 +149,10 @@ class Announcements:
         while self._drops and (self._drops[0][0] <= now_ns or len(self._drops) > DROPS_MAX):
             out.append(self._drops.popleft()[1])
         return tuple(out)
+
+    def has_heard_after(self, known_at_ns: int) -> bool:
+        """Whether anything was heard after that instant: if not, nothing known then is out of date."""
+        return known_at_ns < self._heard_at_ns
 
     def is_out_of_date(self, key: str, *, key_hash: int | None, stamp: int, known_at_ns: int) -> bool:
         """Whether we heard of something newer after this was known to be current.
@@ -193,6 +200,7 @@ class Announcements:
         return True
 
     def _note_pattern(self, pattern: str, stamp: int, *, now_ns: int) -> None:
+        self._heard_at_ns = max(self._heard_at_ns, now_ns)
         self._heard_patterns.append((pattern, stamp, now_ns))
         if len(self._heard_patterns) > PATTERNS_MAX:
             self._heard_patterns.popleft()

@@ -70,6 +70,11 @@ class Breaker:
         self.state = BreakerState.CLOSED
         self.counters: Counter[str] = Counter()
 
+    @property
+    def is_calm(self) -> bool:
+        """Closed, and nothing at all is remembered of late: a good outcome would change nothing that matters."""
+        return not self._window and self.state is BreakerState.CLOSED
+
     def allows(self, *, now_ns: int) -> bool:
         """Whether the next request may pass. While half-open a True is one of the few probes: use it."""
         if self.state is BreakerState.CLOSED:

@@ -90,8 +90,8 @@ class FeatureCopies:
         self.decode = decode
         self._classes = classes
         self._seen: Mapping[str, FeatureClass] | None = None
-        self._policies: dict[str, ClassPolicy] = {}
-        self._default = ClassPolicy(BULK_DEFAULT)
+        self.policies: dict[str, ClassPolicy] = {}
+        self.default = ClassPolicy(BULK_DEFAULT)
         self._cache = cache
         self._stamps = stamps
         self._writer = writer
@@ -99,7 +99,8 @@ class FeatureCopies:
         self._unix_ms = clock.unix_ms
         self._rng = rng
         self._tokens = FillTokens()
-        self._fills, self._peek = self._tokens.live, cache.peek
+        self.fills, self.peek = self._tokens.live, cache.peek
+        self.stamp = stamps.stamp
         self._closed = False
         self._hashed: WeakValueDictionary[int, Copy] = WeakValueDictionary()
         """Copies of announced classes by the hash of their key; whatever memory lets go of is gone from here too."""
@@ -109,10 +110,10 @@ class FeatureCopies:
 
     def policy_of(self, key: str) -> ClassPolicy:
         """What holds of a key."""
-        return self._policies.get(key.partition(":")[0]) or self._default
+        return self.policies.get(key.partition(":")[0]) or self.default
 
     def is_announced(self, class_name: str) -> bool:
-        policy = self._policies.get(class_name)
+        policy = self.policies.get(class_name)
         return policy is not None and policy.is_announced
 
     def take_classes(self) -> None:
@@ -121,14 +122,14 @@ class FeatureCopies:
         if classes is self._seen:
             return
         with self.lock:
-            before, policies = self._policies, dict[str, ClassPolicy]()
+            before, policies = self.policies, dict[str, ClassPolicy]()
             for name, feature_class in {DEFAULT_CLASS: BULK_DEFAULT, **classes}.items():
                 policy = before.get(name)
                 if policy is None or policy.feature_class.kind is not feature_class.kind:
                     policy = ClassPolicy(feature_class)
                 policy.changed(feature_class)
                 policies[name] = policy
-            self._seen, self._policies, self._default = classes, policies, policies[DEFAULT_CLASS]
+            self._seen, self.policies, self.default = classes, policies, policies[DEFAULT_CLASS]
             if before != policies:  # not by a window alone
                 self._cache.pop_where(lambda key, copy: copy.policy is not self.policy_of(key))
 
@@ -170,7 +171,7 @@ class FeatureCopies:
         if held is None:
             return None
         copy = self.copy_of(key, policy, held.entry, known_at_ns=held.known_at_ns)
-        if copy is None or not self._is_out_of_date(copy):
+        if copy is None or not self.announcements.has_heard_after(copy.known_at_ns) or not self._is_out_of_date(copy):
             return copy
         self.count("local_out_of_date")
         return None
@@ -208,7 +209,10 @@ class FeatureCopies:
         hashed = key_hash(key) if copy.policy.is_announced else None
         with self.lock:
             valid = token is None or self._tokens.settle(key, token)
-            if self._closed or not valid or copy.known_at_ns == UNKNOWN_NS or self._is_out_of_date(copy, hashed=hashed):
+            if self._closed or not valid or copy.known_at_ns == UNKNOWN_NS:
+                self.counters["fills_refused"] += 1
+                return False
+            if self.announcements.has_heard_after(copy.known_at_ns) and self._is_out_of_date(copy, hashed=hashed):
                 self.counters["fills_refused"] += 1
                 return False
             held = self._cache.peek(key)
@@ -245,7 +249,7 @@ class FeatureCopies:
             life_ms = expire_ms
         unix_ms = self._unix_ms()
         with self.lock:
-            stamp = self._stamps.stamp(unix_ms=unix_ms)
+            stamp = self.stamp(unix_ms=unix_ms)
         return stamp, (0 if life_ms is None else unix_ms + life_ms)
 
     # ---- letting go
@@ -258,7 +262,7 @@ class FeatureCopies:
 
     def outdates(self, key: str) -> bool:
         """Whether a bulk write of ours, which is queued now, must be followed by `forget`."""
-        return bool(self._fills) or self._peek(key) is not None
+        return bool(self.fills) or self.peek(key) is not None
 
     def announce(self, changes: Iterable[tuple[int, int]]) -> None:
         """The store has these writes of ours, each as the hash of its key and its stamp."""
@@ -284,7 +288,7 @@ class FeatureCopies:
 
     def outdate_many(self, keys: Iterable[str]) -> None:
         """Bulk writes of ours are queued: memory has no older copies."""
-        if self._fills or len(self._cache):
+        if self.fills or len(self._cache):
             for key in keys:
                 if self.outdates(key):
                     self.forget(key)
@@ -310,7 +314,7 @@ class FeatureCopies:
         """Copies that match are out of date, here at once and elsewhere soon. Returns the stamp that says so."""
         with self.lock:
             now_ns = self._clock.now_ns()
-            stamp = self._stamps.stamp(unix_ms=self._clock.unix_ms())
+            stamp = self.stamp(unix_ms=self._clock.unix_ms())
             self.announcements.invalidated(pattern, stamp, now_ns=now_ns)
             self._drop_matching(Drop(changes=(), patterns=((pattern, stamp),), heard_at_ns=now_ns))
         return stamp

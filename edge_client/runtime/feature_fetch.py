@@ -139,12 +139,12 @@ class FeatureFetch:
             raise
         except FeatureStoreError:
             self.counters["store_refusals"] += 1
-            self.store_guard.came(good=1)
+            self.store_guard.answered()
             raise
         except asyncio.CancelledError:
             self.store_guard.gave_up()
             raise
-        self.store_guard.came(good=1)
+        self.store_guard.answered()
         return answer
 
     # ---- in the background
@@ -262,7 +262,7 @@ class FeatureFetch:
         except asyncio.CancelledError:
             self.local_guard.gave_up()
             raise
-        self.local_guard.came(good=1)
+        self.local_guard.answered()
         return result
 
     def _tray_grew(self, tray: deque[tuple[str, Entry, int]] | deque[tuple[str, int]]) -> None:

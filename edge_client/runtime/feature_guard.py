@@ -37,6 +37,11 @@ class Guard:
         with self._lock:
             self._breaker.came(good=good, bad=bad, now_ns=self._clock.now_ns())
 
+    def answered(self) -> None:
+        """An answer came. Counted from the first failure on that is remembered: most of the time this costs nothing."""
+        if not self._breaker.is_calm:
+            self.came(good=1)
+
     def gave_up(self) -> None:
         """Whoever asked did not wait for the answer, which says nothing; but a probe must not be lost."""
         if self._breaker.state is not BreakerState.CLOSED:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Encode = Callable[..., bytes]
 KEY_CHARS_EASY: Final = KEY_BYTES_MAX // 4
 """So many characters fit whatever they are."""
+Row = tuple[bytes | None, int, int, int]
+"""An `Entry` as a plain tuple."""
 Written = tuple[str, ClassPolicy, Entry]
 
 
@@ -58,9 +60,9 @@ class FeatureWriting:
         self.writer = writer
         self._copies = copies
         self._policy_of = copies.policy_of
-        self._stamped = copies.stamped
         self._put = writer.put
-        self._outdates = copies.outdates
+        self._lock, self._stamp, self._unix_ms = copies.lock, copies.stamp, clock.unix_ms
+        self._fills, self._peek = copies.fills, copies.peek
         self._fetch = fetch
         self._store = store
         self._writer_id = writer_id
@@ -93,27 +95,33 @@ class FeatureWriting:
 
     # ---- bulk
 
-    def row(self, key: str, value: Any, expire_ms: int | None) -> tuple[ClassPolicy, tuple[bytes, int, int, int]]:
+    def row(self, key: str, value: Any, expire_ms: int | None) -> tuple[ClassPolicy, Row]:
         """One write of now, as the plain tuple of an `Entry`. Raises `FeatureValueError`."""
         if self._used is not None or type(key) is not str or not 0 < len(key) <= KEY_CHARS_EASY or not key.isascii():
             policy = self.policy_of(key)
-        else:
-            policy = self._policy_of(key)
+        else:  # as `policy_of` of copies, without the call
+            copies = self._copies
+            policy = copies.policies.get(key.partition(":")[0]) or copies.default
         data = self._encode(value, codec=policy.codec)
-        stamp, expires_at_unix_ms = self._stamped(policy, expire_ms)
-        return policy, (data, stamp, self._writer_id, expires_at_unix_ms)
+        if expire_ms is not None or policy.expire_ms is None:
+            stamp, expires_at_unix_ms = self._copies.stamped(policy, expire_ms)
+            return policy, (data, stamp, self._writer_id, expires_at_unix_ms)
+        unix_ms = self._unix_ms()  # as `stamped`, without the call
+        with self._lock:
+            stamp = self._stamp(unix_ms=unix_ms)
+        return policy, (data, stamp, self._writer_id, unix_ms + policy.expire_ms)
 
-    def tombstone(self, key: str) -> tuple[ClassPolicy, tuple[None, int, int, int]]:
+    def tombstone(self, key: str) -> tuple[ClassPolicy, Row]:
         """The deletion of a key now."""
         policy = self.policy_of(key)
         stamp, expires_at_unix_ms = self._copies.stamped(policy, None)
         return policy, (None, stamp, self._writer_id, expires_at_unix_ms)
 
-    def queue(self, policy: ClassPolicy, key: str, row: tuple[bytes | None, int, int, int]) -> bool:
+    def queue(self, policy: ClassPolicy, key: str, row: Row) -> bool:
         """Queue one bulk write; False: wait for room, and come again. Raises `FeatureQueueFullError`."""
         if not self._put(policy.feature_class, key, row):
             return False
-        if self._outdates(key):
+        if self._fills or self._peek(key) is not None:  # as `outdates`, without the call
             self._copies.forget(key)
         return True
 

@@ -12,6 +12,10 @@ from edge_client import (
     ClientStatus,
     EdgeClient,
     EdgeError,
+    FeatureReading,
+    FeatureReason,
+    FeatureStoreError,
+    FeatureVerdict,
     Guarantee,
     Reading,
     TooStaleError,
@@ -64,6 +68,41 @@ async def asynchronous() -> None:
         await detector.wait_ready(timeout_ms=30_000)
         assert_type(detector.read(), Reading)
         assert_type(await detector.read_strong(timeout_ms=500), Reading)
+
+
+def features() -> None:
+    with EdgeClient.connect(
+        "nats://gateway:4222",
+        trust="region.pub",
+        edge_id="cam-17",
+        local="redis://localhost",
+        feature_store="rediss://features:6379",
+        feature_memory_bytes_max=1 << 28,
+    ) as edge:
+        assert_type(edge.features.put("track:9", [0.1, 0.2], expire_ms=30_000), bool)
+        assert_type(edge.features.put_many({"track:9": b"", "user:1": {"age": 7}}), tuple[str, ...])
+        reading = edge.features.get("user:17", staleness_max_ms=5_000, on_stale="serve", default=0)
+        assert_type(reading, FeatureReading)
+        assert_type(reading.verdict, FeatureVerdict)
+        assert_type(reading.reason, FeatureReason)
+        assert_type(reading.age_ms, int | None)
+        assert_type(edge.features.get_many(["user:1", "user:2"]), dict[str, FeatureReading])
+        edge.features.get("user:17", on_stale="hope")  # type: ignore[arg-type]
+        if edge.features.admits():
+            edge.features.report(reading, ok=True)
+        edge.features.invalidate("user:*")
+        assert_type(edge.features.delete("user:17"), bool)
+        assert_type(edge.features.flush(timeout_ms=1_000), bool)
+
+
+async def features_asynchronously(edge: AsyncEdgeClient) -> None:
+    edge.features.put("track:9", 1.5)
+    try:
+        assert_type(await edge.features.put("user:17", "x"), bool)
+    except FeatureStoreError:
+        return
+    assert_type(await edge.features.get("user:17"), FeatureReading)
+    assert_type(await edge.features.put_many([("user:1", 1)]), tuple[str, ...])
 
 
 def touch(value: object) -> None:
