@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -301,7 +301,7 @@ class AsyncFeatures:
 
     # ---- for the client
 
-    def drivers(self) -> dict[str, Callable[[], Awaitable[None]]]:
+    def drivers(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
         """What runs as long as the client does."""
         return {
             "features_writer": self._writer.run,

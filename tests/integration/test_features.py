@@ -53,9 +53,10 @@ def connect(servers) -> Iterator[Any]:
         )
         edges.append(edge)
         # No region speaks here: the class that it would have said is put where its word would be.
-        edge._life.client._state._follower.feature_classes = {"user": USER}
+        behind: Any = edge._life
+        behind.client._state._follower.feature_classes = {"user": USER}
         if box or store:
-            edge._life.client.features.copies.take_classes()
+            behind.client.features.copies.take_classes()
         return edge
 
     yield connected

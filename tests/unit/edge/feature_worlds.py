@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from edge_client.config import EdgeConfig
 from edge_client.errors import FeatureStoreUnavailableError
@@ -96,7 +96,7 @@ class World:
     @asynccontextmanager
     async def edge(
         self, edge_id: str = "edge-1", *, box: FeatureBox | None = None, life_id: str = "life", **settings: object
-    ) -> AsyncIterator[AsyncFeatures]:
+    ) -> AsyncIterator[Any]:
         config = EdgeConfig(
             servers=("nats://x",),
             trust=TRUST,
@@ -107,7 +107,7 @@ class World:
         bus = self.hub.edge_bus()
         await bus.connect()
         tier = None if box is None else FakeFeatureTier(box, clock_unix_ms=self.clock.unix_ms)
-        features = AsyncFeatures(
+        features: Any = AsyncFeatures(
             FeaturePorts(store=self.slow, tier=tier),
             config=config,
             life_id=life_id,
@@ -118,7 +118,7 @@ class World:
             rng=Random(self.rng.random()),
             pulse=self.pulse,
         )
-        features.bus = bus  # type: ignore[attr-defined]
+        features.bus = bus
         await features.open()
         tasks = [asyncio.create_task(driver(), name=name) for name, driver in features.drivers().items()]
         await turns()

@@ -29,6 +29,12 @@ def board(**settings) -> Announcements:
     return Announcements(writer=1, stamps=HybridClock(), rng=Random(1), **settings)
 
 
+def deadline(slips: Announcements) -> int:
+    due_ns = slips.next_deadline_ns()
+    assert due_ns is not None
+    return due_ns
+
+
 def hear(board: Announcements, *changes, patterns=(), now_ns=NOW, writer=2) -> None:
     board.heard(FeatureChanges(writer=writer, changes=changes, patterns=patterns), unix_ms=UNIX, now_ns=now_ns)
     board.check_invariants()
@@ -40,7 +46,7 @@ def test_writes_are_gathered_and_a_key_is_named_once():
     slips.wrote(8, 101, now_ns=NOW)
     slips.wrote(7, 99, now_ns=NOW)
     slips.wrote(7, 105, now_ns=NOW)
-    due_ns = slips.next_deadline_ns()
+    due_ns = deadline(slips)
 
     assert NOW + GATHER_NS <= due_ns <= NOW + 2 * GATHER_NS
     assert () == slips.due(now_ns=due_ns - 1)
@@ -71,7 +77,7 @@ def test_what_is_heard_is_noted_at_once_and_thrown_away_a_little_later():
     assert slips.is_out_of_date("k", key_hash=7, stamp=-1, known_at_ns=NOW - 1)
     assert not slips.is_out_of_date("k", key_hash=7, stamp=STAMP, known_at_ns=NOW - 1)
     assert not slips.is_out_of_date("k", key_hash=8, stamp=0, known_at_ns=NOW - 1)
-    due_ns = slips.next_deadline_ns()
+    due_ns = deadline(slips)
     assert NOW <= due_ns <= NOW + SPREAD_NS
     assert () == slips.drops(now_ns=due_ns - 1)
     assert (Drop(changes=((7, STAMP),), patterns=(), heard_at_ns=NOW),) == slips.drops(now_ns=due_ns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def copy(
         1,
         0 if expires_in_ms is None else UNIX + expires_in_ms,
     )
-    given = {
+    given: dict[str, Any] = {
         "policy": ClassPolicy(feature_class),
         "known_at_ns": None if known_ms_ago is None else NOW - known_ms_ago * MS,
         "spread": 0.0,
@@ -248,7 +249,7 @@ def test_sums_by_class_and_no_more_classes_than_a_region_has():
 
 
 def test_a_reading_never_changes_and_says_what_it_is():
-    reading = FeatureReading("u:1", 7, True, 12, "memory", FeatureReason.MEMORY, FRESH, "u", 12)
+    reading: Any = FeatureReading("u:1", 7, True, 12, "memory", FeatureReason.MEMORY, FRESH, "u", 12)
 
     assert "<FeatureReading u:1 found FRESH age=12ms bound=12ms tier=memory MEMORY class=u>" == repr(reading)
     with pytest.raises(AttributeError):

@@ -17,7 +17,8 @@ from edge_client.runtime.feature_copies import FeatureCopies
 from edge_client.runtime.feature_fetch import FeatureFetch
 from tests.fakes.feature_tier import FeatureBox
 from tests.support.feature_history import Read, Write, judge
-from tests.unit.edge.feature_worlds import MS, USER, World
+from tests.unit.edge.feature_worlds import USER, World
+from tests.unit.edge.worlds import MS
 
 KEYS = [f"user:{number}" for number in range(8)]
 EDGES = 6

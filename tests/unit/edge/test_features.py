@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from typing import Any
 
 import numpy as np
 import pytest
@@ -216,7 +217,7 @@ async def test_a_write_that_lost_to_a_newer_one_is_not_kept():
         assert ("user:2",) == await lost_one(features, world)
 
 
-async def lost_one(features, world) -> tuple[str, ...]:
+async def lost_one(features, world) -> Any:
     world.store.entries["user:2"] = Entry(encoded("newer"), (world.clock.unix_ms() + 50_000) << COUNTER_BITS, 1, 0)
     return await features.put_many({"user:2": 1, "user:3": 2, "track:1": 3})
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -96,13 +97,21 @@ def edge(store: Store | None = None, box: FeatureBox | None = None) -> Iterator[
         client.close()
 
 
+def life(client: EdgeClient) -> Any:
+    return client._life
+
+
+def behind(client: EdgeClient) -> Any:
+    return life(client).client
+
+
 def test_the_box_is_asked_in_the_callers_thread_and_the_store_in_the_clients():
     store, box = Store(), FeatureBox()
     with edge(store, box) as writer, edge(store, box) as reader:
         assert writer.features.put("user:1", {"a": 1})
         reading = reader.features.get("user:1")
         assert ({"a": 1}, "local", "LOCAL") == (reading.value, reading.tier, str(reading.reason))
-        assert [threading.current_thread().name] == reader._life.client.blocking_box.threads
+        assert [threading.current_thread().name] == behind(reader).blocking_box.threads
         assert "memory" == reader.features.get("user:1").tier
         box.flush()
         writer.features.put_many({"user:2": 2, "user:3": 3, "other": 4})
@@ -121,17 +130,17 @@ def test_a_box_that_is_away_is_passed_by_and_soon_not_asked():
         client.features.put("user:0", 0)
         for number in range(20):
             assert not client.features.get(f"user:x{number}").found
-        asked = len(client._life.client.blocking_box.threads)
+        asked = len(behind(client).blocking_box.threads)
 
         assert asked < 10
-        assert "open" == client._life.client.features.status().local_tier
+        assert "open" == behind(client).features.status().local_tier
 
 
 def test_what_the_box_raises_beside_that_leaves_no_token_behind():
     with edge(Store(), FeatureBox()) as client:
         client.features.put("user:1", 1)
-        client._life.client.features.copies.forget("user:1")
-        blocking_box = client._life.client.blocking_box
+        behind(client).features.copies.forget("user:1")
+        blocking_box = behind(client).blocking_box
 
         def interrupted(keys):
             raise KeyboardInterrupt
@@ -141,7 +150,7 @@ def test_what_the_box_raises_beside_that_leaves_no_token_behind():
             client.features.get("user:1")
         blocking_box.get_many = honest
 
-        assert not client._life.client.features.copies._tokens.live
+        assert not behind(client).features.copies._tokens.live
         assert 1 == client.features.get("user:1").value
 
 
@@ -191,7 +200,7 @@ def test_threads_write_and_read_the_same_keys():
             thread.start()
         for thread in threads:
             thread.join(30)
-        client._life.client.features.copies.check_invariants()
+        behind(client).features.copies.check_invariants()
         for key in ("bulk:1", "user:1"):
             client.features.put(key, "last")
             assert "last" == client.features.get(key).value
@@ -205,7 +214,7 @@ def test_a_full_queue_has_the_thread_wait_and_never_the_clients_own():
         client.features.put("full:0", 0)
         store.away = True
         blob = Random(1).randbytes(16_384)
-        there = client._life.client.features
+        there = behind(client).features
 
         def fill() -> None:
             for number in range(100):
@@ -216,7 +225,7 @@ def test_a_full_queue_has_the_thread_wait_and_never_the_clients_own():
         filling.join(1)
         assert filling.is_alive(), "it never filled"
         with pytest.raises(RuntimeError, match="another thread"):
-            client._life.call(lambda: client.features.put("full:x", blob + blob))
+            life(client).call(lambda: client.features.put("full:x", blob + blob))
         store.away = False
         filling.join(20)
 
@@ -228,7 +237,7 @@ def test_after_close_everything_raises():
     with edge(Store(), FeatureBox()) as client:
         features = client.features
         features.put("user:1", 1)
-        behind = client._life.client
+        there = behind(client)
     for call in (
         lambda: features.get("user:1"),
         lambda: features.get_many(["user:1"]),
@@ -242,12 +251,12 @@ def test_after_close_everything_raises():
     ):
         with pytest.raises(ClosedError):
             call()
-    assert behind.blocking_box.closed
+    assert there.blocking_box.closed
 
 
 def test_a_client_without_any_redis_says_what_to_set():
     class Bare(Behind):
-        features = property(lambda _: (_ for _ in ()).throw(ConfigError("set feature_store, or local")))  # type: ignore[assignment]
+        features = property(lambda _: (_ for _ in ()).throw(ConfigError("set feature_store, or local")))
 
         def __init__(self) -> None:
             self.tasks = []
