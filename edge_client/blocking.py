@@ -77,13 +77,14 @@ class EdgeClient:
     ) -> Self:
         """A client that follows the region, whoever is away just now; `settings` are the other fields of `EdgeConfig`.
 
-        Raises what `AsyncEdgeClient.connect` raises, and waits no longer. `download_dir` is this process's alone; a
-        forked child uses a temporary directory.
+        Raises what `AsyncEdgeClient.connect` raises, and waits no longer. `download_dir` and `feature_spool` are this
+        process's alone; a forked child uses a temporary directory, and has no spool.
         """
         own_pid, own_directory = os.getpid(), settings.pop("download_dir", None)
+        own_spool = settings.pop("feature_spool", None)
 
         def opener(edge_id: str, directory: Path) -> Coroutine[Any, Any, AsyncEdgeClient]:
-            kept = own_directory if os.getpid() == own_pid else None
+            kept, spool = (own_directory, own_spool) if os.getpid() == own_pid else (None, None)
             return AsyncEdgeClient.connect(
                 servers,
                 trust=trust,
@@ -93,6 +94,7 @@ class EdgeClient:
                 labels=labels,
                 region=region,
                 download_dir=str(directory) if kept is None else kept,
+                feature_spool=spool,
                 **settings,
             )
 

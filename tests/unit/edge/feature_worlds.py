@@ -152,3 +152,8 @@ class World:
                 return await task
             await self.clock.advance(step_ms)
         raise AssertionError("it does not end")
+
+
+def told(reading: Any) -> tuple[object, ...]:
+    """What matters of a reading."""
+    return reading.value, reading.tier, str(reading.reason), str(reading.verdict), reading.age_ms

@@ -10,6 +10,7 @@ from edge_client.core.announcements import (
     FRAME_CHANGES_MAX,
     GATHER_NS,
     MS,
+    PATTERNS_MAX,
     PATTERNS_PER_S_MAX,
     PENDING_MAX,
     SPREAD_NS,
@@ -157,6 +158,18 @@ def test_only_so_many_patterns_a_second_are_heeded():
 
     assert slips.is_out_of_date("later:1", key_hash=None, stamp=0, known_at_ns=0)
     assert not slips.is_out_of_date(f"{PATTERNS_PER_S_MAX}:1", key_hash=None, stamp=0, known_at_ns=0)
+
+
+def test_patterns_are_bounded_on_both_sides():
+    slips = board()
+    for number in range(PATTERNS_MAX + 2):
+        slips.invalidated(f"{number}:*", STAMP, now_ns=NOW)
+    slips.check_invariants()
+
+    assert PATTERNS_MAX == sum(len(message.patterns) for message in slips.due(now_ns=None))
+    assert (2, 2) == (slips.counters["announcements_dropped"], slips.counters["patterns_forgotten"])
+    assert not slips.is_out_of_date("0:x", key_hash=None, stamp=0, known_at_ns=0)
+    assert "<Announcements pending=0 remembered=0 drops=0>" == repr(slips)
 
 
 def test_drops_wait_in_order_and_too_many_go_at_once():

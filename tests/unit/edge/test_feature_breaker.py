@@ -49,6 +49,7 @@ def test_it_opens_when_most_of_enough_were_bad():
     assert state(fuse) is BreakerState.OPEN
     assert not fuse.allows(now_ns=at(2))
     assert {"opened": 1, "refused": 1} == fuse.counters
+    assert "<Breaker open open_ms=500 window=0>" == repr(fuse)
 
 
 def test_what_lies_before_the_window_is_forgotten():
