@@ -97,11 +97,13 @@ class FeatureWriting:
 
     def row(self, key: str, value: Any, expire_ms: int | None) -> tuple[ClassPolicy, Row]:
         """One write of now, as the plain tuple of an `Entry`. Raises `FeatureValueError`."""
-        if self._used is not None or type(key) is not str or not 0 < len(key) <= KEY_CHARS_EASY or not key.isascii():
-            policy = self.policy_of(key)
-        else:  # as `policy_of` of copies, without the call
-            copies = self._copies
+        copies = self._copies
+        try:  # as `policy_of`, without the calls
             policy = copies.policies.get(key.partition(":")[0]) or copies.default
+        except (AttributeError, TypeError):
+            policy = self.policy_of(key)
+        if self._used is not None or not 0 < len(key) <= KEY_CHARS_EASY or not key.isascii():
+            policy = self.policy_of(key)
         data = self._encode(value, codec=policy.codec)
         if expire_ms is not None or policy.expire_ms is None:
             stamp, expires_at_unix_ms = self._copies.stamped(policy, expire_ms)

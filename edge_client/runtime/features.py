@@ -153,7 +153,7 @@ class AsyncFeatures:
         self._admission = Admission(
             misses_bp_max=config.feature_misses_bp_max, stale_bp_max=config.feature_stale_bp_max, clock=clock, rng=rng
         )
-        self._glance = self.shelf.glance
+        self._glance, self._row, self._queue = self.shelf.glance, self.writing.row, self.writing.queue
 
     # ---- reading
 
@@ -201,10 +201,10 @@ class AsyncFeatures:
         queue is full and the class says to wait for room. `expire_ms` is at most the class's. Raises
         `FeatureValueError`, `FeatureQueueFullError` where the class says so, and `ClosedError`.
         """
-        policy, row = self.writing.row(key, value, expire_ms)
+        policy, row = self._row(key, value, expire_ms)
         if policy.is_critical:
             return self._put_through(key, policy, row)
-        if self.writing.queue(policy, key, row):
+        if self._queue(policy, key, row):
             return _TRUE
         return self._put_when_room(key, policy, row)
 
