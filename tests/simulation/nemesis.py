@@ -221,6 +221,8 @@ class Nemesis:
             self.revive(process)
         for node in world.nodes:
             node.run(None, node.clock_trusted_again)
+            if node.term < self._term:  # where everything arrives, nobody believes in an old term for ever
+                node.run(None, node.follows, self._term)
         for edge in world.edges:
             edge.run(None, edge.clock_trusted_again)
             world.bus.redeliver(edge)
