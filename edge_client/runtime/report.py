@@ -16,6 +16,7 @@ import msgspec
 
 from edge_client.errors import BusUnavailableError, EdgeIdTakenError
 from edge_client.protocol.messages import EdgeReport, MessageError, ReportReply, ServedModel, Switch, encode_edge
+from edge_client.protocol.position import ORIGIN
 
 if TYPE_CHECKING:
     from edge_client.config import EdgeConfig
@@ -113,13 +114,14 @@ class Report:
         self._pulse.fire()
 
     async def wait_accepted(self) -> None:
-        """Return when the region has accepted our id, or has not said anything for a second.
+        """Return when the region has accepted our id and we know its state, or when it has said too little for a second.
 
-        Refused, it is asked again for five seconds; then `EdgeIdTakenError` is raised.
+        What is written first is so of the right class. Refused, it is asked again for five seconds; then
+        `EdgeIdTakenError` is raised.
         """
         began_ns = self._clock.now_ns()
-        while not self.accepted:
-            deadline_ns = began_ns + (HEARD_NS if self.accepted is None else PATIENCE_NS)
+        while not self.accepted or self._state.position == ORIGIN:
+            deadline_ns = began_ns + (PATIENCE_NS if self.accepted is False else HEARD_NS)
             if self._clock.now_ns() >= deadline_ns:
                 break
             await self._pulse.wait(clock=self._clock, deadline_ns=deadline_ns)

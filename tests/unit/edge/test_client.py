@@ -27,7 +27,7 @@ from edge_client.errors import (
     UnsupportedRegionError,
 )
 from edge_client.protocol.envelope import Signer
-from edge_client.protocol.messages import REGION_FRAME_BYTES_MAX, Beacon, encode_region
+from edge_client.protocol.messages import REGION_FRAME_BYTES_MAX, Beacon, SnapshotRefused, encode_region
 from edge_client.protocol.models import Assignment, Policy, Terms
 from edge_client.protocol.position import Position
 from edge_client.runtime.artifact import Artifact
@@ -438,6 +438,19 @@ async def test_a_cut_download_goes_on_where_it_stopped(world):
         edge.model("det", loader=lambda artifact: artifact.size_bytes)
         await world.strong(edge, "3.0.0")
         assert [offset for _, _, offset in world.source.fetches] == [0, 400_000, 800_000]
+
+
+async def test_connecting_waits_for_what_the_region_has_decided(world):
+    """A first write would otherwise be of the class `default`, whatever its key."""
+    region, answer = world.region, world.region.chunks
+
+    def refuse_once(*, nonce):
+        region.chunks = answer
+        return [SnapshotRefused(epoch=region.epoch, nonce=nonce, revision=0, reason="behind")]
+
+    region.chunks = refuse_once
+    async with world.edge() as edge:
+        assert region.revision == edge.status().position.revision
 
 
 async def test_an_id_that_is_taken_is_refused_on_connecting_and_reported_later(world):
