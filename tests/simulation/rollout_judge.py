@@ -17,6 +17,7 @@ from consistency_service.core.strategy import Gate, OnFailure, Strategy
 from edge_client.protocol.models import Assignment
 from tests.simulation.clock import S
 from tests.simulation.judge import FAR_NS
+from tests.simulation.rollouts import BEFORE
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -191,7 +192,10 @@ class RolloutJudge:
         account.running = not last
 
     def _somebody_ready(self, account: Account, command: c.ActivateRollout, state: State) -> None:
-        """Before the deadline nothing is activated for which some edges live and none has said that it is ready."""
+        """Before the deadline nothing is activated for which some edges live and none has said that it is ready.
+
+        Who lives has said so twice: one that has come back just now can have spoken after the order was given.
+        """
         world, ready, asked = self._world, False, False
         assert world.rollouts is not None
         for edge in world.edges:
@@ -202,7 +206,8 @@ class RolloutJudge:
                 digest = state.models[name].versions[candidate].digest
                 if own == candidate:
                     ready |= world.now_ns - told.get(digest, -FAR_NS) <= 12 * S
-                    asked |= edge.alive and world.now_ns - told.get("", -FAR_NS) <= 2 * S
+                    twice_ns = world.now_ns - told.get(BEFORE, -FAR_NS)
+                    asked |= edge.alive and world.now_ns - told.get("", -FAR_NS) <= 2 * S and twice_ns <= 3 * S
         late = command.evidence["waited_ms"] >= account.strategy.prefetch.deadline_ms
         if asked and not ready and not late:
             self._accuse("unready", f"{command}: nobody is ready")

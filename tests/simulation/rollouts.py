@@ -37,6 +37,7 @@ TICK_NS: Final = 250 * MS
 PROPOSAL_TIMEOUT_NS: Final = 5 * S
 REPORT_NS: Final = 1 * S
 LISTEN_NS: Final = 3 * S
+BEFORE: Final = "before"
 STEP_NS: Final = 20 * S
 """After the last fault a rollout that can go on takes a step within this time, until it cannot."""
 ORDERS: Final = c.MoveRollout | c.StepRollout | c.ActivateRollout
@@ -67,7 +68,8 @@ class Rollouts:
         self.rng = Random(f"rollouts {world.knobs.seed}")
         self.fortunes: dict[str, Fortune] = {}
         self.told: dict[str, dict[str, int]] = {}
-        """When each edge last sent a report, and when it last reported each digest ready: both in one, `""` for the first."""
+        """When each edge last sent a report, and when it last reported each digest ready: both in one, `""` for the first, and
+        `BEFORE` for the report before it."""
 
     def start(self) -> None:
         self._work()
@@ -81,7 +83,9 @@ class Rollouts:
         if edge.alive:
             report = self._report_of(edge)
             ready = (digest for served in report.models for digest in served.ready)
-            self.told.setdefault(edge.name, {}).update(dict.fromkeys(("", *ready), world.now_ns))
+            told = self.told.setdefault(edge.name, {})
+            told[BEFORE] = told.get("", -LISTEN_NS)
+            told.update(dict.fromkeys(("", *ready), world.now_ns))
             for node in world.nodes:
                 world.bus.send(edge, node, node.report_received, report)
         world.at(world.now_ns + on_grain(self.rng.randrange(REPORT_NS // 2, REPORT_NS)), self._report, edge)
