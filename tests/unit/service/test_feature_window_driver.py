@@ -7,6 +7,7 @@ import pytest
 from consistency_service.adapters.memory_log import MemoryLog
 from consistency_service.core import commands as c
 from consistency_service.core.authority import Authority, Propose
+from consistency_service.core.outcomes import Outcome
 from consistency_service.errors import UnknownOutcomeError
 from consistency_service.runtime.feature_windows import FeatureWindowDriver
 from consistency_service.runtime.fleet import FleetDriver
@@ -27,12 +28,15 @@ class Desk:
         self._log = MemoryLog(node_id="n")
         self.metadata = Metadata(log=self._log)
         self.core = Authority(machine=self.metadata.machine, node_id="n", clock_id="a")
-        self.metadata.on_applied(lambda k, o: self.core.applied(k, o, now_ns=self.clock.now_ns()))
+        self.metadata.on_applied(self._applied)
         self.fleet = FleetDriver(clock=self.clock, state=lambda: self.metadata.state)
         self.driver = FeatureWindowDriver(
             metadata=self.metadata, authority=self.core, fleet=self.fleet, clock=self.clock
         )
         self.judged = self.failed = 0
+
+    def _applied(self, command: c.AnyCommand, outcome: Outcome) -> None:
+        self.core.applied(command, outcome, now_ns=self.clock.now_ns())
 
     async def start(self) -> Desk:
         await self._log.start(self.metadata)
