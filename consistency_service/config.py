@@ -52,8 +52,39 @@ class ServiceConfig:
     http: str = "127.0.0.1:8700"
     """`host:port` on which REST listens."""
 
+    http_certificate: Path | None = None
+    http_key: Path | None = None
+    """PEM files for TLS on REST, both or neither; renewed ones are used without a restart."""
+
+    http_client_ca: Path | None = None
+    """PEM certificates; a caller may show a certificate that one of these signed, and has the role that `access` gives it."""
+
+    http_ca: Path | None = None
+    """PEM certificates by which this node believes the other nodes' https addresses; none: the system's."""
+
+    access: Path | None = None
+    """Who may do what: tokens (hashed), issuers of JWTs, client certificates. TOML, read again when it changes."""
+
+    insecure: bool = False
+    """Listen beyond loopback without TLS or without `access`: whoever reaches the port may then do everything."""
+
+    requests_per_s: int = 100
+    """How many calls one caller may make, on average over `requests_burst` calls; further ones are told when to come again."""
+
+    requests_burst: int = 400
+
     nats: tuple[str, ...] = ("nats://127.0.0.1:4222",)
     """Bus servers, any of which will do."""
+
+    nats_ca: Path | None = None
+    """PEM certificates by which the bus servers are believed, for `tls://`; none: the system's."""
+
+    nats_certificate: Path | None = None
+    nats_key: Path | None = None
+    """PEM files of a client certificate for the bus, both or neither."""
+
+    nats_credentials: Path | None = None
+    """A `.creds` file (JWT and seed) by which the bus knows this node; `ccs nats` makes them. Read again when reconnecting."""
 
     artifacts: str = ""
     """URL of the object store (`file:///…`, `s3://…`, `gs://…`, `az://…`); empty: `data_dir/artifacts`."""
@@ -119,6 +150,14 @@ class ServiceConfig:
             raise ConfigError("beacon_interval_ms must be at least 10 and allow four beacons within lease_ms")
         if not 50 <= self.election_ms_min < self.election_ms_max:
             raise ConfigError("election_ms_min must be at least 50 and below election_ms_max")
+        for kind, certificate, key in (
+            ("http", self.http_certificate, self.http_key),
+            ("nats", self.nats_certificate, self.nats_key),
+        ):
+            if (certificate is None) != (key is None):
+                raise ConfigError(f"{kind}_certificate and {kind}_key are given together or not at all")
+        if self.requests_per_s < 1 or self.requests_burst < 1:
+            raise ConfigError("requests_per_s and requests_burst must be at least 1")
         if len({self.raft_ca is None, self.raft_certificate is None, self.raft_key is None}) != 1:
             raise ConfigError("raft_ca, raft_certificate and raft_key are given together or not at all")
         if self.artifact_bytes_max < 1 or self.garbage_interval_ms < 100 or self.compaction_entries < 10:
@@ -137,7 +176,7 @@ class ServiceConfig:
         return self.artifacts or f"file://{(self.data_dir / 'artifacts').resolve()}"
 
 
-_PATHS = frozenset({"data_dir", "region_key", "raft_ca", "raft_certificate", "raft_key"})
+_PATHS = frozenset(item.name for item in fields(ServiceConfig) if "Path" in str(item.type))
 
 
 def load_config(path: Path) -> ServiceConfig:

@@ -42,6 +42,25 @@ class EdgeConfig:
     region: str = "default"
     """Which region's subjects to follow."""
 
+    nats_ca: str | None = None
+    """A file of certificates to trust instead of the system's, for `tls://` servers."""
+
+    nats_certificate: str | None = None
+    nats_key: str | None = None
+    """Files of a client certificate for the bus, both or neither."""
+
+    nats_credentials: str | None = None
+    """A `.creds` file by which the bus knows this edge. Read again when reconnecting, so that it can be renewed."""
+
+    http_ca: str | None = None
+    """A file of certificates to trust instead of the system's, for nodes with https addresses."""
+
+    http_token: str | None = None
+    """A file that holds the bearer token shown to nodes. Read again when a node refuses it."""
+
+    local_ca: str | None = None
+    """A file of certificates to trust instead of the system's, for a `local` that is `rediss://`."""
+
     site: str = ""
     """Where this edge stands, for cohorts and people. Empty: nowhere in particular."""
 
@@ -144,6 +163,8 @@ class EdgeConfig:
             raise ConfigError(f"servers must name 1 to {SERVERS_MAX} addresses, not {len(self.servers)}")
         for server in self.servers:
             _check_url("servers", server, schemes=_BUS_SCHEMES)
+        if (self.nats_certificate is None) != (self.nats_key is None):
+            raise ConfigError("nats_certificate and nats_key are given together or not at all")
         for setting, url in (("local", self.local), ("feature_store", self.feature_store)):
             if url is not None:
                 _check_url(setting, url, schemes=_LOCAL_SCHEMES)
