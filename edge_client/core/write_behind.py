@@ -28,7 +28,6 @@ from edge_client.core.generation import (
     Row,
     WriteBehindConfig,
     as_entry,
-    row_bytes,
 )
 from edge_client.core.lane import Lane, Lanes
 from edge_client.core.retry import Backoff
@@ -107,7 +106,7 @@ class WriteBehind:
         held = rows.get(key)
         if held is not None:
             self.coalesced += 1
-            size -= row_bytes(key, held)
+            size -= ENTRY_OVERHEAD_BYTES + len(key) + (len(held[0]) if held[0] else 0)  # as `row_bytes`, without the call
         rows[key] = row
         generation.size_bytes += size
         room.size_bytes += size

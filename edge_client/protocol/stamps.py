@@ -6,11 +6,16 @@ of wall time in the upper bits and a counter in the lower `COUNTER_BITS`, so tha
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import count
 from typing import Final
 
 COUNTER_BITS: Final = 20
 AHEAD_MS_MAX: Final = 60_000
 """A stamp further ahead of our wall clock than this is refused: it would win against everybody's writes until then."""
+
+RACERS_MAX: Final = 4_096
+"""More threads than ever draw stamps at one moment."""
 
 
 def stamp_unix_ms(stamp: int) -> int:
@@ -19,25 +24,31 @@ def stamp_unix_ms(stamp: int) -> int:
 
 
 class HybridClock:
-    """Makes stamps. Not thread-safe: whoever shares one holds a lock."""
+    """Makes stamps. `draw` is for any thread; the rest is not thread-safe: whoever shares one holds a lock."""
 
-    __slots__ = ("newest",)
+    __slots__ = ("draw",)
 
     def __init__(self) -> None:
-        self.newest = 0
-        """The greatest stamp made or seen here."""
+        self.draw: Callable[[], int] = count(1).__next__
+        """A stamp that is greater than every one made or seen before the call. Good for a write of now if it also exceeds
+        the wall time (`<< COUNTER_BITS`); otherwise it is passed over, and `stamp` makes the right one. Each is drawn once."""
 
     def stamp(self, *, unix_ms: int) -> int:
         """Greater than every stamp made or seen before."""
-        stamp, wall = self.newest + 1, unix_ms << COUNTER_BITS
-        if wall > stamp:  # noqa: PLR1730  (each put comes here, and `max` takes a tenth of a microsecond)
-            stamp = wall
-        self.newest = stamp
-        return stamp
+        stamp, wall = self.draw(), unix_ms << COUNTER_BITS
+        return stamp if stamp >= wall else self._leap(wall)
 
     def saw(self, stamp: int, *, unix_ms: int) -> bool:
         """Later stamps exceed this one; False, and nothing changed, if it lies too far ahead of our wall clock."""
         if stamp_unix_ms(stamp) > unix_ms + AHEAD_MS_MAX:
             return False
-        self.newest = max(self.newest, stamp)
+        if stamp >= self.draw():
+            self._leap(stamp)
         return True
+
+    def _leap(self, stamp: int) -> int:
+        """This stamp or a later one, which is made; those drawn from now on are greater."""
+        # Other threads may be about to draw from the counter that is replaced, one each: what they get stays unique.
+        made = max(stamp, self.draw() + RACERS_MAX)
+        self.draw = count(made + 1).__next__
+        return made

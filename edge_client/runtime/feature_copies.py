@@ -93,14 +93,13 @@ class FeatureCopies:
         self.policies: dict[str, ClassPolicy] = {}
         self.default = ClassPolicy(BULK_DEFAULT)
         self._cache = cache
-        self._stamps = stamps
+        self.stamps = stamps
         self._writer = writer
         self._clock = clock
         self._unix_ms = clock.unix_ms
         self._rng = rng
         self._tokens = FillTokens()
         self.fills, self.peek = self._tokens.live, cache.peek
-        self.stamp = stamps.stamp
         self._closed = False
         self._hashed: WeakValueDictionary[int, Copy] = WeakValueDictionary()
         """Copies of announced classes by the hash of their key; whatever memory lets go of is gone from here too."""
@@ -228,7 +227,7 @@ class FeatureCopies:
                 queued = self.find(copy.policy.feature_class, key)
                 if queued is not None and queued.order > copy.order:
                     self._cache.pop(key)
-            self._stamps.saw(copy.order[0], unix_ms=self._clock.unix_ms())
+            self.stamps.saw(copy.order[0], unix_ms=self._clock.unix_ms())
         return True
 
     # ---- writing
@@ -249,7 +248,7 @@ class FeatureCopies:
             life_ms = expire_ms
         unix_ms = self._unix_ms()
         with self.lock:
-            stamp = self.stamp(unix_ms=unix_ms)
+            stamp = self.stamps.stamp(unix_ms=unix_ms)
         return stamp, (0 if life_ms is None else unix_ms + life_ms)
 
     # ---- letting go
@@ -314,7 +313,7 @@ class FeatureCopies:
         """Copies that match are out of date, here at once and elsewhere soon. Returns the stamp that says so."""
         with self.lock:
             now_ns = self._clock.now_ns()
-            stamp = self.stamp(unix_ms=self._clock.unix_ms())
+            stamp = self.stamps.stamp(unix_ms=self._clock.unix_ms())
             self.announcements.invalidated(pattern, stamp, now_ns=now_ns)
             self._drop_matching(Drop(changes=(), patterns=((pattern, stamp),), heard_at_ns=now_ns))
         return stamp
