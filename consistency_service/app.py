@@ -20,6 +20,7 @@ from consistency_service.api.app import create_api
 from consistency_service.api.peers import Peers
 from consistency_service.api.server import serve as serve_http
 from consistency_service.config import ServiceConfig
+from consistency_service.errors import ConfigError
 from consistency_service.runtime.node import Node
 from consistency_service.runtime.ports import MetadataLog
 from edge_client.adapters.system_clock import open_clock
@@ -69,10 +70,16 @@ async def run_node(config: ServiceConfig, *, shutdown: asyncio.Event) -> None:
 
 def build_node(config: ServiceConfig, *, peers: Peers) -> Node:
     """The object graph of one node on real adapters."""
+    clock = open_clock()
+    if not clock.counts_suspension:
+        raise ConfigError(
+            "a node needs Linux: its lease is measured by CLOCK_BOOTTIME, which counts the time that a machine sleeps,"
+            " and this platform has no such clock. Edges run here, and are never `strong`."
+        )
     signer = Signer(load_private(config.region_key))
     return Node(
         config=config,
-        clock=open_clock(),
+        clock=clock,
         log=_metadata_log(config),
         bus=NatsEventBus(
             config.nats,

@@ -179,8 +179,10 @@ class ServiceConfig:
 _PATHS = frozenset(item.name for item in fields(ServiceConfig) if "Path" in str(item.type))
 
 
-def load_config(path: Path) -> ServiceConfig:
-    """The configuration in a TOML file, with `CCS_NAME` from the environment over it. Raises `ConfigError`."""
+def load_config(path: Path | None) -> ServiceConfig:
+    """The configuration in a TOML file, if any, with `CCS_NAME` from the environment over it. Raises `ConfigError`."""
+    if path is None:
+        return config_of({}, environ=dict(os.environ), origin="the environment")
     try:
         table = tomllib.loads(path.read_text())
     except OSError as error:
@@ -197,9 +199,9 @@ def config_of(table: dict[str, Any], *, environ: dict[str, str], origin: str) ->
     if unknown:
         raise ConfigError(f"{origin}: unknown setting {', '.join(unknown)}")
     values = dict(table)
-    for name in known.keys() - {"peers"}:
+    for name in known:
         if (text := environ.get(_ENV_PREFIX + name.upper())) is not None:
-            values[name] = text.split(",") if name == "nats" else text
+            values[name] = _peers(text) if name == "peers" else text.split(",") if name == "nats" else text
     missing = [n for n, f in known.items() if n not in values and f.default is MISSING and f.default_factory is MISSING]
     if missing:
         raise ConfigError(f"{origin}: missing setting {', '.join(missing)}")
@@ -228,6 +230,14 @@ def _typed(name: str, value: Any, annotation: Any) -> Any:
     if not isinstance(value, str):
         raise ConfigError(f"{name} must be text, not {value!r}")
     return value
+
+
+def _peers(text: str) -> dict[str, dict[str, str]]:
+    """A table of peers as the environment has it: `ID RAFT URL, ID RAFT URL, …`."""
+    rows = [row.split() for row in text.split(",")]
+    if any(len(row) != 3 for row in rows) or len({row[0] for row in rows}) != len(rows):
+        raise ConfigError(f"{_ENV_PREFIX}PEERS must be `ID HOST:PORT URL` for each node, with commas between them")
+    return {node_id: {"raft": raft, "url": url} for node_id, raft, url in rows}
 
 
 def _require_address(address: str) -> None:

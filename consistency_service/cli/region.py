@@ -29,11 +29,15 @@ cluster_app = typer.Typer(help="The nodes that decide.", no_args_is_help=True)
 def serve(
     _session: Session,
     config: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            "--config", "-c", metavar="FILE", help="TOML; $CCS_SETTING overrides a setting.", show_default=False
+            "--config",
+            "-c",
+            metavar="FILE",
+            help="TOML; $CCS_SETTING overrides a setting. [dim]Default: the environment alone[/dim]",
+            show_default=False,
         ),
-    ],
+    ] = None,
     log_level: Annotated[LogLevel, typer.Option("--log-level", help="What goes to stderr.")] = "info",
 ) -> None:
     """Run a node until SIGTERM or Ctrl-C.
