@@ -3,7 +3,7 @@
 A signed frame is `version | key id (8) | signature (64) | payload`. The signature (Ed25519, RFC 8032) covers a domain
 string, version, key id and payload; the payload names its own type and epoch, so that a frame cannot be replayed as
 another kind or in another epoch. Replays within an epoch are harmless by design: everything counts from the instants
-inside.
+inside. Keys change without a pause: several are trusted for a while, and each frame names the one that signed it.
 """
 
 from __future__ import annotations
@@ -37,17 +37,31 @@ class Signer:
     """Signs as the region. Holds the private key; `repr` shows only the key id. Thread-safe."""
 
     def __init__(self, key: Ed25519PrivateKey) -> None:
-        self._key = key
-        self.key_id = key_id_of(key.public_key())
+        self.renew(key)
+
+    def renew(self, key: Ed25519PrivateKey) -> None:
+        """From the next frame on, sign with this key."""
+        self._signing = (key_id_of(key.public_key()), key)
+
+    @property
+    def key_id(self) -> bytes:
+        """Of the key that signs now."""
+        return self._signing[0]
+
+    @property
+    def public_key(self) -> Ed25519PublicKey:
+        """By which what is signed now verifies."""
+        return self._signing[1].public_key()
 
     def sign(self, payload: bytes) -> bytes:
         """The signed frame that carries `payload`."""
-        head = bytes((FRAME_VERSION,)) + self.key_id
-        return head + self._key.sign(_DOMAIN + head + payload) + payload
+        key_id, key = self._signing
+        head = bytes((FRAME_VERSION,)) + key_id
+        return head + key.sign(_DOMAIN + head + payload) + payload
 
     def verifier(self) -> Verifier:
-        """A verifier that trusts this signer alone."""
-        return Verifier({self.key_id: self._key.public_key()})
+        """A verifier that trusts the key of now alone."""
+        return Verifier({self.key_id: self.public_key})
 
     def __repr__(self) -> str:
         return f"<Signer {self.key_id.hex()}>"
@@ -57,19 +71,23 @@ class Verifier:
     """Accepts frames signed by any of the trusted keys. Thread-safe."""
 
     def __init__(self, keys: Mapping[bytes, Ed25519PublicKey]) -> None:
+        self.renew(keys)
+
+    def renew(self, keys: Mapping[bytes, Ed25519PublicKey]) -> None:
+        """From the next frame on, these are trusted and no others. Raises `ValueError`, and keeps the old ones, for none."""
         if not keys:
             raise ValueError("a verifier needs at least one public key")
         self._keys = dict(keys)
 
+    @property
+    def keys(self) -> Mapping[bytes, Ed25519PublicKey]:
+        """By key id; another mapping after every renewal."""
+        return self._keys
+
     @classmethod
     def from_trust(cls, text: str) -> Verifier:
-        """Read a trust file: one `ccs-region-key ed25519 KEY_ID BASE64` a line. Raises `ValueError` with the line."""
-        keys: dict[bytes, Ed25519PublicKey] = {}
-        for number, line in enumerate(text.splitlines(), start=1):
-            if line.strip() and not line.startswith("#"):
-                key = parse_trust_line(line, number=number)
-                keys[key_id_of(key)] = key
-        return cls(keys)
+        """Read a trust file, as `parse_trust` does. Raises `ValueError` for one that names no key, too."""
+        return cls(parse_trust(text))
 
     def open(self, frame: bytes, *, bytes_max: int) -> bytes:
         """The payload of a frame that verifies. Raises `EnvelopeError`."""
@@ -99,6 +117,16 @@ def trust_line(key: Ed25519PublicKey) -> str:
     """The line of a trust file that names this key."""
     raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
     return f"{_TRUST_PREFIX} {key_id_of(key).hex()} {base64.b64encode(raw).decode()}"
+
+
+def parse_trust(text: str) -> dict[bytes, Ed25519PublicKey]:
+    """The keys of a trust file by id: one `ccs-region-key ed25519 KEY_ID BASE64` a line. Raises `ValueError` with the line."""
+    keys: dict[bytes, Ed25519PublicKey] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip() and not line.startswith("#"):
+            key = parse_trust_line(line, number=number)
+            keys[key_id_of(key)] = key
+    return keys
 
 
 def parse_trust_line(line: str, *, number: int = 1) -> Ed25519PublicKey:

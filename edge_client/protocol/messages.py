@@ -84,6 +84,8 @@ class Event(RegionMessage, frozen=True, kw_only=True, tag="event"):
     feature_classes: tuple[FeatureClass, ...] = ()
     """Every feature class that it changed, whole."""
     feature_classes_removed: tuple[str, ...] = ()
+    publishers_revoked: tuple[str, ...] = ()
+    """Ids of keys whose versions are not to be loaded any more. Added later, as `Snapshot.publishers_revoked`."""
 
     @property
     def position(self) -> Position:
@@ -103,6 +105,8 @@ class Snapshot(RegionMessage, frozen=True, kw_only=True, tag="snapshot"):
     terms: Terms
     models: tuple[ModelView, ...]
     feature_classes: tuple[FeatureClass, ...] = ()
+    publishers_revoked: tuple[str, ...] = ()
+    """Every one there is."""
 
     @property
     def position(self) -> Position:
@@ -166,6 +170,8 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """Digest to one sentence: why it is not ready."""
     fetched_bytes: dict[str, int] = {}
     """Digest to bytes downloaded so far, while a download runs."""
+    untrusted: str = ""
+    """Why what is served would not be loaded anew, a word of `signatures.FAULTS`; empty: it would. Added later."""
 
 
 class Switch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

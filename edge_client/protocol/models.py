@@ -40,6 +40,8 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     size_bytes: int
     metadata: dict[str, str] = {}
+    signatures: tuple[str, ...] = ()
+    """By publishers, one line each, as in `signatures`. Added later: absent in what was said before."""
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):

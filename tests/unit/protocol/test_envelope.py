@@ -77,7 +77,7 @@ def test_a_stranger_is_refused_even_under_our_key_id():
 
 def test_a_verifier_may_trust_several_keys_and_must_trust_one():
     both = Verifier.from_trust(
-        f"# the region's keys\n\n{trust_line(REGION._key.public_key())}\n{trust_line(STRANGER._key.public_key())}\n"
+        f"# the region's keys\n\n{trust_line(REGION.public_key)}\n{trust_line(STRANGER.public_key)}\n"
     )
 
     for signer in (REGION, STRANGER):
@@ -91,7 +91,7 @@ def test_repr_shows_no_secret():
 
 
 def test_a_trust_line_names_its_key():
-    key = REGION._key.public_key()
+    key = REGION.public_key
     line = trust_line(key)
 
     assert line == "ccs-region-key ed25519 139e3940e64b5491 O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik="
@@ -100,7 +100,7 @@ def test_a_trust_line_names_its_key():
 
 
 KEY_ID = REGION.key_id.hex()
-RAW = base64.b64encode(REGION._key.public_key().public_bytes_raw()).decode()
+RAW = base64.b64encode(REGION.public_key.public_bytes_raw()).decode()
 
 
 @pytest.mark.parametrize(
@@ -120,5 +120,26 @@ RAW = base64.b64encode(REGION._key.public_key().public_bytes_raw()).decode()
 )
 def test_a_wrong_trust_line_is_refused_by_its_number(line, message):
     with pytest.raises(ValueError, match=message) as caught:
-        Verifier.from_trust(f"# keys\n{trust_line(REGION._key.public_key())}\n{line}\n")
+        Verifier.from_trust(f"# keys\n{trust_line(REGION.public_key)}\n{line}\n")
     assert "line 3 of the trust file" in str(caught.value)
+
+
+def test_keys_change_from_one_frame_to_the_next():
+    key = Ed25519PrivateKey.from_private_bytes(b"\x05" * 32)
+    signer, verifier = Signer(Ed25519PrivateKey.from_private_bytes(bytes(32))), REGION.verifier()
+    before = signer.sign(b"before")
+
+    signer.renew(key)
+    after = signer.sign(b"after")
+
+    assert _refusal(after, verifier=verifier) == "unknown_key"
+    verifier.renew({**verifier.keys, signer.key_id: signer.public_key})
+    assert (
+        verifier.open(before, bytes_max=BYTES_MAX) == b"before"
+        and verifier.open(after, bytes_max=BYTES_MAX) == b"after"
+    )
+    verifier.renew({signer.key_id: signer.public_key})
+    assert _refusal(before, verifier=verifier) == "unknown_key"
+    with pytest.raises(ValueError, match="at least one"):
+        verifier.renew({})
+    assert verifier.open(after, bytes_max=BYTES_MAX) == b"after"

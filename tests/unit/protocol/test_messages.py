@@ -87,6 +87,18 @@ def test_a_snapshot_is_these_bytes():
     assert decode_snapshot(WIRE_V1["snapshot"]) == SNAPSHOT
 
 
+def test_what_was_recorded_before_versions_were_signed_is_understood():
+    text = Path(__file__).with_name("wire_before_signatures.json").read_text()
+    before = {name: bytes.fromhex(payload) for name, payload in json.loads(text).items()}
+
+    event = decode_region(SIGNER.sign(before["event"]), verifier=VERIFIER)
+    snapshot, report = decode_snapshot(before["snapshot"]), decode_edge(before["edge_report"])
+
+    assert event.publishers_revoked == snapshot.publishers_revoked == ()
+    assert [v.signatures for view in (*event.models, *snapshot.models) for v in view.versions.values()] == [(), ()]
+    assert report.models[0].untrusted == "" and report.models[0].model == "digits"
+
+
 def test_positions_and_ids_are_read_from_the_message():
     event = REGION_MESSAGES["event"]
 

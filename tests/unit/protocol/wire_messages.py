@@ -38,7 +38,15 @@ VIEW = ModelView(
     policy=Policy(staleness_max_ms=500, fallback_allowed=False, versions_kept=5, prefetch_ms=1_000),
     generation=3,
     assignment=_STABLE,
-    versions={"1.0.0": Version(version="1.0.0", digest="sha256:" + "0" * 64, size_bytes=1_024, metadata={"k": "v"})},
+    versions={
+        "1.0.0": Version(
+            version="1.0.0",
+            digest="sha256:" + "0" * 64,
+            size_bytes=1_024,
+            metadata={"k": "v"},
+            signatures=("ed25519 139e3940e64b5491 AAAA",),
+        )
+    },
     previous=_STABLE,
     pending=Pending(
         revision=42,
@@ -91,6 +99,7 @@ REGION_MESSAGES: dict[str, Any] = {
         removed=("old",),
         feature_classes=(FEATURE_CLASS,),
         feature_classes_removed=("plate",),
+        publishers_revoked=("139e3940e64b5491",),
     ),
     "snapshot_chunk": SnapshotChunk(epoch=2, nonce=NONCE, revision=42, index=0, count=1, data=b"\x00\xff"),
     "snapshot_refused": SnapshotRefused(epoch=2, nonce=NONCE, revision=41, reason="behind"),
@@ -117,6 +126,7 @@ EDGE_MESSAGES: dict[str, Any] = {
                 ready=("sha256:" + "0" * 64,),
                 failed={"sha256:" + "1" * 64: "corrupt"},
                 fetched_bytes={"sha256:" + "2" * 64: 10},
+                untrusted="publisher_revoked",
             ),
         ),
         switches=(
@@ -169,4 +179,5 @@ SNAPSHOT = Snapshot(
     terms=Terms(lease_ms=1_000, margin_ms=9, rho_ppm=400, fast_barrier=True),
     models=(VIEW,),
     feature_classes=(FEATURE_CLASS,),
+    publishers_revoked=("139e3940e64b5491",),
 )
