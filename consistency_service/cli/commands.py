@@ -17,6 +17,7 @@ from consistency_service.cli import (
     freeze,
     model_views,
     models,
+    nats,
     region,
     rollout_moves,
     testbed,
@@ -40,7 +41,7 @@ _RUN = "Run a region"
 
 _ORDER = (
     *("model", "rollout", "rollback", "bundle", "freeze", "webhook", "features", "edges", "cluster", "events", "audit"),
-    *("demo", "testbed", "chaos", "bench", "certs", "serve"),
+    *("demo", "testbed", "chaos", "bench", "certs", "nats", "serve"),
 )
 _EPILOG = """[bold]Begin here[/bold]
 [dim]$[/dim] ccs demo               [dim]watch a region move running edges to a better model[/dim]
@@ -136,4 +137,5 @@ command(
 )(chaos.chaos)
 app.add_typer(bench.app, name="bench", rich_help_panel=_RUN)
 app.add_typer(certs.app, name="certs", rich_help_panel=_RUN)
+app.add_typer(nats.app, name="nats", rich_help_panel=_RUN)
 command(app, "serve", remote=False, panel=_RUN, examples=("ccs serve --config node-1.toml",))(region.serve)
