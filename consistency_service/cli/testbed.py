@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -17,7 +18,7 @@ from consistency_service.testbed import supervisor
 from consistency_service.testbed.errors import TestbedError
 from consistency_service.testbed.processes import Condition
 from consistency_service.testbed.state import ProcessState, State
-from consistency_service.testbed.topology import EDGES_MAX, NODES_MAX, TestbedConfig
+from consistency_service.testbed.topology import EDGES_MAX, NODES_MAX, TestbedConfig, key_paths
 
 LEADER: Final = "leader"
 
@@ -103,6 +104,27 @@ def up(
 def status(session: Session, directory: DirectoryOption = TESTBED_DIRECTORY) -> None:
     """Show every process as it is now."""
     _print_state(session, supervisor.status(directory))
+
+
+@command(app, "env", remote=False, examples=('eval "$(ccs testbed env)"',))
+def env(session: Session, directory: DirectoryOption = TESTBED_DIRECTORY) -> None:
+    """Print where the testbed's parts are, as `export` lines for a shell: what a program of your own needs to join in.
+
+    CCS_URL (nodes, also for `ccs` in other directories), NATS_URL, REDIS_URL, REGION, TRUST (the file of the region's key).
+    """
+    state = supervisor.status(directory)
+    variables = {
+        "CCS_URL": ",".join(state.urls("node-")),
+        "NATS_URL": state.process("nats").url or "",
+        "REDIS_URL": state.process("redis-edge").url or "",
+        "REGION": TestbedConfig(directory=directory).region,
+        "TRUST": str(key_paths(Path(state.directory))[1]),
+    }
+    if session.json:
+        session.screen.document(variables)
+        return
+    for name, value in variables.items():
+        session.screen.text(f"export {name}={shlex.quote(value)}")
 
 
 @command(app, "logs", remote=False, examples=("ccs testbed logs node-1 --follow", "ccs testbed logs supervisor"))
