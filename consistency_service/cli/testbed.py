@@ -106,7 +106,7 @@ def status(session: Session, directory: DirectoryOption = TESTBED_DIRECTORY) -> 
     _print_state(session, supervisor.status(directory))
 
 
-@command(app, "env", remote=False, examples=('eval "$(ccs testbed env)"',))
+@command(app, "env", remote=False, examples=("ccs testbed env", 'eval "$(ccs testbed env)"'))
 def env(session: Session, directory: DirectoryOption = TESTBED_DIRECTORY) -> None:
     """Print where the testbed's parts are, as `export` lines for a shell: what a program of your own needs to join in.
 
