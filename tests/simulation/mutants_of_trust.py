@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from consistency_service.core import restoring
 from consistency_service.core.authority import Authority
 from edge_client.core import served
 from edge_client.core.served import Served
@@ -133,6 +134,23 @@ def _nobody_resigns_for_the_bus(patch: Patch) -> None:
     patch.setattr(Authority, "peer_bus_works", lambda self, *, now_ns: ())
 
 
+def _restore_keeps_pending(patch: Patch) -> None:
+    patch.setattr(restoring._Restoring, "_drop_the_rest", lambda self: {})
+
+
+def _restore_drops_everything(patch: Patch) -> None:
+    patch.setattr(restoring._Restoring, "_is_built_on", lambda self, model: False)
+
+
+def _restore_keeps_the_epoch(patch: Patch) -> None:
+    unpatched = restoring._Restoring.begin
+
+    def begin(self, *, epoch: int, author: str, at_unix_ms: int):
+        return unpatched(self, epoch=self.state.epoch, author=author, at_unix_ms=at_unix_ms)
+
+    patch.setattr(restoring._Restoring, "begin", begin)
+
+
 replace = msgspec.structs.replace
 
 _LOOSE: dict[str, Any] = {"fault_every_ns": 300 * MS}
@@ -170,6 +188,25 @@ TRUST_MUTANTS = (
         breaks=frozenset({"cohort"}),
         known_seed=23,
         plus=frozenset({"restore", "slow_load"}),
+    ),
+    Mutant(
+        name="a restore keeps pending activations",
+        install=_restore_keeps_pending,
+        breaks=frozenset({"broke"}),
+        plus=frozenset({"restore"}),
+    ),
+    Mutant(
+        name="a restore drops what rollouts stand on",
+        install=_restore_drops_everything,
+        breaks=frozenset({"broke"}),
+        plus=frozenset({"restore", "rollouts", "murder"}),
+        caught_within=400,
+    ),
+    Mutant(
+        name="a restore keeps the epoch",
+        install=_restore_keeps_the_epoch,
+        breaks=STRONG | {"position", "history", "broke"},
+        plus=frozenset({"restore"}),
     ),
     Mutant(
         name="a distrusted clock keeps its name",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from consistency_service.core.state import State, decode_state, encode_state
+from consistency_service.core import restoring
+from consistency_service.core.state import encode_state
 from tests.simulation import workload
 from tests.simulation.clock import GRAIN_NS, MS, S, on_grain
 from tests.simulation.edge import SimEdge
@@ -229,41 +230,6 @@ class Nemesis:
         self._catch_up()
 
 
-def _built_on(state: State) -> set[int]:
-    """The pending activations that some rollout made, or started from."""
-    return {
-        model.pending.revision
-        for model in state.models.values()
-        if model.pending is not None
-        and (
-            state.rollout_of(model.name) is not None
-            or any(entry.activation == model.pending.revision and entry.rollout_id for entry in model.history)
-        )
-    }
-
-
 def restored_state(backup: bytes, *, epoch: int) -> bytes:
-    """The first state of a new epoch: the backup's, without authority, outbox and pending activations (section 7).
-
-    What is dropped was never decided, so its request ids are free again: a caller that asks again must not be told that
-    it is effective. What a rollout activated, or started from, is settled instead: the rollout has moved on since.
-    """
-    state = decode_state(backup)
-    state.epoch = epoch
-    state.authority = None
-    state.last_number = 0
-    state.outbox = []
-    state.published_through = 0
-    settled = _built_on(state)
-    dropped = state.pendings().keys() - settled
-    for model in state.models.values():
-        if model.pending is not None and model.pending.revision in settled:
-            assert model.pending_origin is not None
-            model.previous = model.pending_origin.previous
-            model.previous_generation = model.pending_origin.previous_generation
-            model.assignment, model.origin = model.pending.assignment, model.pending_origin
-            model.generation = model.pending.generation
-        model.pending = model.pending_origin = None
-        model.history = [entry for entry in model.history if entry.activation not in dropped]
-    state.requests = {i: r for i, r in state.requests.items() if not (r.outcome.ok and r.outcome.revision in dropped)}
-    return encode_state(state)
+    """The first state of a new epoch, as the product makes it of a backup."""
+    return encode_state(restoring.restored(backup, epoch=epoch, author="operator", at_unix_ms=0).state)
