@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from consistency_service.core import commands as c
-from consistency_service.core.ledger import Ledger
+from consistency_service.core.ledger import Ledger, trace_of
 from consistency_service.core.outcomes import Outcome
 from consistency_service.core.refusals import RefusalError
 from consistency_service.core.rollout import Origin
@@ -113,6 +113,7 @@ class ActivationMachine(Ledger):
         author: str,
         immediate: bool = False,
         rollout_id: str = "",
+        trace: str = "",
     ) -> dict[str, Any]:
         """All of these are pending under the next revision; what its event says of them."""
         revision = self.state.revision + 1
@@ -127,6 +128,7 @@ class ActivationMachine(Ledger):
                 clock_id=command.clock_id,
                 assumption=command.assumption,
                 immediate=immediate,
+                trace=trace or trace_of(command),
             )
             model.pending_origin = origin
             model.history.append(

@@ -26,6 +26,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_
     fingerprint: str = ""
     author: str = ""
     proposed_at_unix_ms: int = 0
+    trace: str = ""
+    """The traceparent of the proposal, where somebody traces; it changes no decision. Added later."""
 
 
 class Bootstrap(Command, frozen=True, kw_only=True, tag="Bootstrap"):

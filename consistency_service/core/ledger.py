@@ -14,6 +14,7 @@ from consistency_service.core.refusals import RefusalError
 from consistency_service.core.state import ModelState, State
 from edge_client.protocol.feature_classes import FeatureClass
 from edge_client.protocol.messages import Event
+from edge_client.protocol.traces import parse_traceparent
 
 OUTBOX_MAX: Final = 100_000
 
@@ -56,6 +57,7 @@ class Ledger:
         feature_classes: tuple[FeatureClass, ...] = (),
         feature_classes_removed: tuple[str, ...] = (),
         detail: dict[str, Any] | None = None,
+        trace: str = "",
     ) -> Outcome:
         """One more revision, and its event in the outbox."""
         state = self.state
@@ -68,6 +70,7 @@ class Ledger:
                 at_unix_ms=command.proposed_at_unix_ms,
                 author=command.author,
                 detail=detail or {},
+                trace=trace or trace_of(command),
                 models=tuple(model.view() for model in models),
                 removed=removed,
                 feature_classes=feature_classes,
@@ -81,3 +84,8 @@ class Ledger:
 
     def _count(self, name: str) -> None:
         self.state.counters[name] = self.state.counters.get(name, 0) + 1
+
+
+def trace_of(command: c.Command) -> str:
+    """Its traceparent, if it is one: nothing else enters the state."""
+    return str(parse_traceparent(command.trace) or "")

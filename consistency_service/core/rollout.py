@@ -200,6 +200,8 @@ class Rollout(msgspec.Struct, kw_only=True):
     activation: int | None = None
     """The revision of its newest activation."""
     transitions: list[Transition] = []
+    trace: str = ""
+    """The traceparent of its creation: all that comes of it, on whichever node, is one trace. Added later."""
 
     @property
     def running(self) -> bool:

@@ -13,6 +13,7 @@ import msgspec
 
 from consistency_service.core import commands as c
 from consistency_service.core.activation_machine import ActivationMachine
+from consistency_service.core.ledger import trace_of
 from consistency_service.core.outcomes import Outcome
 from consistency_service.core.refusals import RefusalError
 from consistency_service.core.rollout import (
@@ -37,6 +38,7 @@ from consistency_service.core.state import ModelState
 from consistency_service.core.strategy import Gate, OnFailure, Strategy
 from consistency_service.core.strategy_faults import strategy_faults
 from edge_client.protocol.models import NAME_PATTERN, Assignment
+from edge_client.protocol.traces import same_trace
 
 
 class RolloutMachine(ActivationMachine):
@@ -58,6 +60,7 @@ class RolloutMachine(ActivationMachine):
             salt=rollout_id,
             created_at_unix_ms=command.proposed_at_unix_ms,
             author=command.author,
+            trace=trace_of(command),
         )
         if command.start:
             self._require_startable(rollout)
@@ -163,7 +166,8 @@ class RolloutMachine(ActivationMachine):
             changes.append((self._model(target.model), assignment, origin))
         self._move(rollout, move, to, command=command, evidence=command.evidence)
         rollout.activation = revision
-        detail = self._schedule(changes, command, author=asked_by, rollout_id=rollout.rollout_id)
+        trace = _traced(rollout, command)
+        detail = self._schedule(changes, command, author=asked_by, rollout_id=rollout.rollout_id, trace=trace)
         models = [model for model, _, _ in changes]
         return self._rollout_changed("RolloutMoved", rollout, command, models=models, more=detail)
 
@@ -258,7 +262,9 @@ class RolloutMachine(ActivationMachine):
             "reason": last.reason if last else "",
             "models": {target.model: target.candidate for target in rollout.targets},
         }
-        return self._changed(name, command, models=models, detail=detail | (more or {}))
+        return self._changed(
+            name, command, models=models, detail=detail | (more or {}), trace=_traced(rollout, command)
+        )
 
     # ---- what must hold
 
@@ -363,6 +369,11 @@ class RolloutMachine(ActivationMachine):
             assert len(rollout.transitions) <= TRANSITIONS_MAX
             assert (rollout.step, rollout.phase) == ((last.step, last.phase) if last else (0, Phase.DRAFT))
             assert (rollout.phase is Phase.PAUSED) == (rollout.resume_to is not None)
+
+
+def _traced(rollout: Rollout, command: c.Command) -> str:
+    """The command's span if it belongs to the rollout's trace; a caller's order has a trace of its own, and its event none of it."""
+    return trace_of(command) if same_trace(command.trace, rollout.trace) else rollout.trace
 
 
 def _check_running(rollout: Rollout, models: dict[str, ModelState]) -> None:

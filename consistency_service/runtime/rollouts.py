@@ -209,6 +209,7 @@ class RolloutDriver:
         }
         if isinstance(decision, Accrue):
             return AccrueRollout(**common, baked_ms=decision.baked_ms, waited_ms=decision.waited_ms)
+        common["trace"] = rollout.trace
         evidence = decision.evidence
         if decision.move in _WITH_NUMBERS:
             exposure = exposure_of(rollout, state=self._metadata.state, observed=self._fleet.view.observed)

@@ -86,6 +86,8 @@ class Event(RegionMessage, frozen=True, kw_only=True, tag="event"):
     feature_classes_removed: tuple[str, ...] = ()
     publishers_revoked: tuple[str, ...] = ()
     """Ids of keys whose versions are not to be loaded any more. Added later, as `Snapshot.publishers_revoked`."""
+    trace: str = ""
+    """The traceparent of what decided it; empty where nobody traces. Added later."""
 
     @property
     def position(self) -> Position:
@@ -131,13 +133,15 @@ class SnapshotRefused(RegionMessage, frozen=True, kw_only=True, tag="snapshot_re
     reason: str
 
 
-class ReportReply(RegionMessage, frozen=True, kw_only=True, tag="report_reply"):
+class ReportReply(RegionMessage, frozen=True, kw_only=True, omit_defaults=True, tag="report_reply"):
     """The authority has heard this life of this edge; `accepted` is False when another life holds the id."""
 
     edge_id: str
     life_id: str
     accepted: bool
     reason: str = ""
+    own_subject: bool = False
+    """Whether nodes hear each edge's own subject of reports. Added later: nodes that say nothing of it hear `report` alone."""
 
 
 class EdgeMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):

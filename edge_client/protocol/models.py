@@ -82,6 +82,8 @@ class Pending(msgspec.Struct, frozen=True, kw_only=True):
     assumption: int
     immediate: bool = False
     early_at_ns: int | None = None
+    trace: str = ""
+    """The traceparent of what decided it, for whoever tells of the switch; it decides nothing. Added later."""
 
 
 class ModelView(msgspec.Struct, frozen=True, kw_only=True):

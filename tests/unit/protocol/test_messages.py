@@ -95,6 +95,8 @@ def test_what_was_recorded_before_versions_were_signed_is_understood():
     snapshot, report = decode_snapshot(before["snapshot"]), decode_edge(before["edge_report"])
 
     assert event.publishers_revoked == snapshot.publishers_revoked == ()
+    assert "" == event.trace
+    assert {""} == {view.pending.trace for view in (*event.models, *snapshot.models) if view.pending}
     assert [v.signatures for view in (*event.models, *snapshot.models) for v in view.versions.values()] == [(), ()]
     assert report.models[0].untrusted == "" and report.models[0].model == "digits"
 
