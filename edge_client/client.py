@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Any, Final
@@ -28,8 +29,7 @@ from edge_client.config import EdgeConfig
 from edge_client.core.fetch_plan import FetchPlan
 from edge_client.core.status import ClientStatus
 from edge_client.errors import ClosedError, ConfigError
-from edge_client.protocol.envelope import Verifier
-from edge_client.protocol.subjects import Subjects
+from edge_client.protocol.subjects import EDGE_INBOXES, Subjects, token_of
 from edge_client.runtime.artifact import Loader, Unload, WarmUp
 from edge_client.runtime.clock_guard import ClockGuard
 from edge_client.runtime.downloads import Downloads
@@ -46,6 +46,7 @@ from edge_client.runtime.standing import Standing
 from edge_client.runtime.state import EdgeState, Wakes
 from edge_client.runtime.supervision import Supervisor
 from edge_client.runtime.tier import Tier
+from edge_client.runtime.trust import Trust
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -73,10 +74,8 @@ class AsyncEdgeClient:
         directory: Path,
         features: FeaturePorts | None = None,
     ) -> None:
-        try:
-            verifier = Verifier.from_trust(config.trust_text())
-        except ValueError as error:
-            raise ConfigError(f"trust: {error}") from error
+        self._trust = Trust(config=config, clock=clock)
+        verifier = self._trust.verifier
         loop = asyncio.get_running_loop()
         subjects = Subjects(config.region)
         life_id = secrets.token_hex(8)
@@ -113,6 +112,7 @@ class AsyncEdgeClient:
             state=self._state,
             plan=plan,
             downloads=self._downloads,
+            policy=self._trust.policy,
             clock=clock,
             wake=self._targets,
             pulse=self._pulse,
@@ -166,6 +166,7 @@ class AsyncEdgeClient:
                 self._models,
                 self._downloads,
                 self._restore,
+                self._trust,
                 self._guard,
                 self._listeners,
                 self._observing,
@@ -390,6 +391,7 @@ class AsyncEdgeClient:
             await closing
         except Exception:
             _log.exception("close_failed")
+                "trust": partial(self._trust.run, state=self._state, models=self._models),
 
     def _another_is_served(self) -> None:
         """Listeners and the region want to know at once."""

@@ -22,6 +22,8 @@ DOWNLOADS_MAX: Final = 16
 PREFETCH_JITTER_MS_MAX: Final = 3_600_000
 FEATURE_BYTES_MIN: Final = 1024 * 1024
 _TRUST_LINE: Final = "ccs-region-key"
+_PUBLISHER_LINES: Final = ("ccs-publisher-key", "ccs-revoked", "#")
+_TRUST_BYTES_MAX: Final = 256 * 1024
 _BUS_SCHEMES: Final = ("nats", "tls", "ws", "wss")
 _LOCAL_SCHEMES: Final = ("redis", "rediss", "unix")
 
@@ -34,13 +36,21 @@ class EdgeConfig:
     """The bus: one or several `nats://host:port`; any of them will do."""
 
     trust: str
-    """The region's public key: the path of a trust file, or the text of its lines. Nothing else signed is believed."""
+    """The region's public keys: the path of a trust file, read again when it changes, or the text of its lines. Nothing else
+    signed is believed."""
 
     edge_id: str
     """Unique in the region among living processes; a second one that uses it is refused."""
 
     region: str = "default"
     """Which region's subjects to follow."""
+
+    publishers: str | None = None
+    """Keys of publishers, and those revoked here: the path of a file, read again when it changes, or the text of its lines."""
+
+    signatures: str = "off"
+    """`off`; `check`: a version that is signed is loaded only if one of `publishers` signed it; `require`: unsigned ones are
+    not loaded either. What is served already is served on."""
 
     nats_ca: str | None = None
     """A file of certificates to trust instead of the system's, for `tls://` servers."""
@@ -130,6 +140,10 @@ class EdgeConfig:
                 raise ConfigError(f"{setting} must be a lower-case name of 1 to 128 of a-z 0-9 . _ -, not {name!r}")
         if not self.trust.strip():
             raise ConfigError("trust must be the path of a trust file or the text of its lines")
+        if self.signatures not in ("off", "check", "require"):
+            raise ConfigError(f"signatures must be 'off', 'check' or 'require', not {self.signatures!r}")
+        if self.signatures != "off" and not (self.publishers or "").strip():
+            raise ConfigError(f"signatures = {self.signatures!r} needs publishers")
         self._check_labels()
         if not 50 <= self.report_interval_ms <= 2_000:
             raise ConfigError(f"report_interval_ms must lie in 50..2000, not {self.report_interval_ms}")
@@ -149,14 +163,24 @@ class EdgeConfig:
                 f"prefetch_jitter_ms must lie in 0..{PREFETCH_JITTER_MS_MAX}, not {self.prefetch_jitter_ms}"
             )
 
+    @property
+    def trust_is_file(self) -> bool:
+        """Whether `trust` is a path rather than the lines themselves."""
+        return not self.trust.lstrip().startswith((_TRUST_LINE, "#"))
+
+    @property
+    def publishers_is_file(self) -> bool:
+        """Whether `publishers` is a path rather than the lines themselves."""
+        return bool(self.publishers) and not (self.publishers or "").lstrip().startswith(_PUBLISHER_LINES)
+
     def trust_text(self) -> str:
         """The lines of the trust file. Raises `ConfigError` when the file cannot be read."""
-        if self.trust.lstrip().startswith((_TRUST_LINE, "#")):
-            return self.trust
-        try:
-            return Path(self.trust).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"trust: cannot read {self.trust!r}: {error}") from error
+        return _text_of("trust", self.trust) if self.trust_is_file else self.trust
+
+    def publishers_text(self) -> str:
+        """The lines of the publishers file; empty where there is none. Raises `ConfigError` when it cannot be read."""
+        text = self.publishers or ""
+        return _text_of("publishers", text) if self.publishers_is_file else text
 
     def _check_addresses(self) -> None:
         if not 1 <= len(self.servers) <= SERVERS_MAX:
@@ -196,6 +220,17 @@ class EdgeConfig:
                 raise ConfigError(f"labels must map text to text; {name!r} does not")
             if len(name) > LABEL_CHARS_MAX or len(value) > LABEL_CHARS_MAX:
                 raise ConfigError(f"labels must be at most {LABEL_CHARS_MAX} characters; {name[:40]!r} is longer")
+
+
+def _text_of(setting: str, path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(_TRUST_BYTES_MAX + 1)
+        if len(content) > _TRUST_BYTES_MAX:
+            raise ConfigError(f"{setting}: {path!r} has more than {_TRUST_BYTES_MAX} bytes")
+        return content.decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{setting}: cannot read {path!r}: {error}") from error
 
 
 def _check_url(setting: str, url: str, *, schemes: tuple[str, ...]) -> None:

@@ -31,6 +31,14 @@ class ArtifactCorruptError(EdgeError):
     """Bytes did not match their digest; they were thrown away."""
 
 
+class SignatureRefusedError(EdgeError):
+    """`signatures` forbids to load this version; sign it, or add its publisher to `publishers`."""
+
+    def __init__(self, word: str, *, meaning: str) -> None:
+        super().__init__(f"signature refused: {word}: {meaning}")
+        self.word = word
+
+
 class EdgeIdTakenError(EdgeError):
     """Another living process uses this edge id; give each process an id of its own."""
 

@@ -110,6 +110,9 @@ class FetchPlan:
                     due_ns += int(self._jitter_ns * self._rng.random())
                 self._items[model, digest] = _Item(target.version, target.role, due_ns=due_ns)
             else:
+                if item.version != target.version:  # the same bytes under another name, or signed once more
+                    item.version = target.version
+                    item.due_ns = min(item.due_ns, now_ns)
                 if item.role in _MAY_GIVE_WAY and target.role not in _MAY_GIVE_WAY:
                     item.due_ns = min(item.due_ns, now_ns)
                 item.role = target.role
@@ -151,13 +154,25 @@ class FetchPlan:
         if item is not None and item.stage is not Stage.READY:  # an earlier job on it may have succeeded since
             self._postpone(item, reason=reason, now_ns=now_ns)
 
-    def node_found(self, *, now_ns: int) -> None:
-        """A node that was not known before may have what others had not: whatever failed is due now."""
+    def distrusted(self, model: str, *, digest: str, reason: str, now_ns: int) -> LetGo | None:
+        """A loaded version may not be served any more, for this one-sentence reason; it is tried again after a while."""
+        item = self._items.get((model, digest))
+        if item is None or item.stage is not Stage.READY:
+            return None
+        self._postpone(item, reason=reason, now_ns=now_ns)
+        return LetGo(model=model, digest=digest)
+
+    def try_again(self, *, now_ns: int) -> None:
+        """Something was found that was missing, such as a node or a key: whatever failed is due now."""
         for item in self._items.values():
             if item.stage is Stage.WAITING and item.attempt_count > 0:
                 item.due_ns = min(item.due_ns, now_ns)
 
     # ---- answers
+
+    def loaded(self) -> tuple[tuple[str, Version], ...]:
+        """Model and version of all that is loaded."""
+        return tuple((key[0], item.version) for key, item in self._items.items() if item.stage is Stage.READY)
 
     def next_deadline_ns(self) -> int | None:
         """When `next_step` next has something to do by time alone; None while as many jobs run as may."""

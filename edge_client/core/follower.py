@@ -19,6 +19,7 @@ from edge_client.protocol.feature_classes import CLASSES_MAX, FeatureClass
 from edge_client.protocol.messages import Event, Snapshot, SnapshotChunk, SnapshotRefused
 from edge_client.protocol.models import ModelView, Terms
 from edge_client.protocol.position import ORIGIN, Position
+from edge_client.protocol.signatures import REVOKED_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -85,6 +86,9 @@ class Follower:
         self.models: dict[str, ModelView] = {}
         self.feature_classes: Mapping[str, FeatureClass] = {}
         """By name; another mapping after every change, so that whoever reads one needs no lock."""
+        self.revoked: frozenset[str] = frozenset()
+        """Ids of publishers' keys that the region ever revoked, as far as we heard; another set after every change. It only
+        grows, over epochs too: a region restored from a backup must not make anybody trusted again."""
         self.counters: Counter[str] = Counter()
         self.restored = False
         """True while all we know is what the local tier remembered."""
@@ -97,6 +101,7 @@ class Follower:
         self._request: _Request | None = None
         self._ask_at_ns: int | None = None
         self._attempt_count = 0
+        self._doubted = False
         self._snapshot_frames: tuple[bytes, ...] = ()
         self._event_frames: deque[tuple[Position, bytes]] = deque()
 
@@ -183,6 +188,11 @@ class Follower:
         self.restored = self.position != ORIGIN
         return (*effects, *self._want(self.position, now_ns=now_ns)) if self.restored else ()
 
+    def evidence_doubted(self, *, now_ns: int) -> tuple[Effect, ...]:
+        """Other keys of the region are believed than before: a snapshot signed now is to replace what was kept."""
+        self._doubted = self._keeps_evidence and self.position != ORIGIN
+        return self._settle_wants(now_ns=now_ns) if self._doubted else ()
+
     def tick(self, *, now_ns: int) -> tuple[Effect, ...]:
         """Whatever is due: a lag that lasted too long, a request nobody answered, the next attempt."""
         if self._lag is not None and now_ns - self._lag[1] >= LAG_NS:
@@ -224,6 +234,7 @@ class Follower:
         assert len(self._early) <= EARLY_EVENTS_MAX
         assert len(self.models) <= MODELS_MAX
         assert len(self.feature_classes) <= CLASSES_MAX
+        assert len(self.revoked) <= REVOKED_MAX
         assert len(self._snapshot_frames) <= CHUNKS_MAX
         assert len(self._event_frames) <= EVIDENCE_EVENTS_MAX
         assert self._foreign_epoch is None or self._foreign_epoch > self.position.epoch
@@ -261,6 +272,7 @@ class Follower:
             removed = event.feature_classes_removed
             kept = (known for known in self.feature_classes.values() if known.name not in removed)
             self._take_classes((*kept, *event.feature_classes))
+        self._revoke(event.publishers_revoked)
         if self._keeps_evidence:
             self._event_frames.append((self.position, frame))
             if len(self._event_frames) > EVIDENCE_EVENTS_MAX:
@@ -285,6 +297,7 @@ class Follower:
         before, self.models = self.models, {view.name: view for view in snapshot.models[:MODELS_MAX]}
         self.counters["models_beyond_capacity"] += len(snapshot.models) - len(self.models)
         self._take_classes(snapshot.feature_classes)
+        self._revoke(snapshot.publishers_revoked)
         self.position = snapshot.position
         self.restored = False
         if self._foreign_epoch is not None and self._foreign_epoch <= snapshot.epoch:
@@ -302,6 +315,15 @@ class Follower:
         found = {feature_class.name: feature_class for feature_class in classes}
         self.feature_classes = dict(islice(found.items(), CLASSES_MAX))
         self.counters["feature_classes_beyond_capacity"] += len(found) - len(self.feature_classes)
+
+    def _revoke(self, key_ids: tuple[str, ...]) -> None:
+        """Add these; beyond what a region can have revoked, forget what came before them."""
+        if not self.revoked.issuperset(key_ids):
+            every = self.revoked.union(key_ids)
+            if len(every) > REVOKED_MAX:
+                self.counters["revocations_beyond_capacity"] += 1
+                every = frozenset(key_ids[:REVOKED_MAX])
+            self.revoked = every
 
     def _acceptable(self, snapshot: Snapshot) -> bool:
         if snapshot.region != self._region:
@@ -324,6 +346,7 @@ class Follower:
             self._event_frames.popleft()
         if position.revision + len(self._event_frames) == self.position.revision:
             self._snapshot_frames = assembled.frames
+            self._doubted = False
         else:
             self.counters["snapshots_older"] += 1
 
@@ -352,7 +375,8 @@ class Follower:
         return self.tick(now_ns=now_ns)
 
     def _evidence_is_long(self) -> bool:
-        return self._keeps_evidence and (len(self._event_frames) > EVIDENCE_EVENTS or not self._snapshot_frames)
+        many = len(self._event_frames) > EVIDENCE_EVENTS
+        return self._keeps_evidence and (many or not self._snapshot_frames or self._doubted)
 
     def _ask_again(self, *, now_ns: int) -> None:
         backoff_ns = min(BACKOFF_NS_MAX, BACKOFF_NS_MIN << min(self._attempt_count, 10))

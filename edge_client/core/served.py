@@ -172,6 +172,11 @@ class Served:
         """The digests on the shelf."""
         return tuple(self._shelf)
 
+    @property
+    def served_digest(self) -> str | None:
+        """What was served last, if it is still here."""
+        return None if self._last is None else self._last[0].version.digest
+
     def check_invariants(self) -> None:
         assert len(self.switches) <= SWITCHES_MAX
         assert self._switched is None or self._crossed is None or self._switched <= self._crossed

@@ -27,6 +27,8 @@ class ModelStatus:
     """Digest to one sentence: why it is not ready."""
     fetched_bytes: Mapping[str, int] = field(default_factory=dict)
     """Digest to bytes so far, while a download runs."""
+    untrusted: str = ""
+    """Why the version served would not be loaded anew, a word of `protocol.signatures.FAULTS`; empty: it would."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from edge_client.core.fetch_plan import FetchPlan, Job, LetGo
 from edge_client.core.reading import Loaded
-from edge_client.errors import EdgeError, LoaderError
+from edge_client.errors import EdgeError, LoaderError, SignatureRefusedError
+from edge_client.protocol.signatures import FAULTS
 from edge_client.runtime.artifact import Artifact, Loader, Unload, WarmUp
 
 if TYPE_CHECKING:
+    from edge_client.core.signature_policy import SignaturePolicy
     from edge_client.protocol.models import Version
     from edge_client.runtime.downloads import Downloads
     from edge_client.runtime.ports import Clock
@@ -48,6 +50,7 @@ class Models:
         state: EdgeState,
         plan: FetchPlan,
         downloads: Downloads,
+        policy: SignaturePolicy,
         clock: Clock,
         wake: Signal,
         pulse: Pulse,
@@ -56,12 +59,14 @@ class Models:
         self._state = state
         self._plan = plan
         self._downloads = downloads
+        self._policy = policy
         self._clock = clock
         self._wake = wake
         self._pulse = pulse
         self._readiness_changed = readiness_changed
         self._handlings: dict[str, Handling] = {}
         self._known_urls: frozenset[str] = frozenset()
+        self._untrusted: dict[str, str] = {}
         self.counters: Counter[str] = Counter()
 
     def register(self, model: str, handling: Handling) -> None:
@@ -72,6 +77,15 @@ class Models:
     def reasons(self, model: str) -> dict[str, str]:
         """Digest to one sentence, for what is not ready."""
         return self._plan.reasons(model)
+
+    def untrusted(self, model: str) -> str:
+        """Why what is served of it would not be loaded anew; empty: it would."""
+        return self._untrusted.get(model, "")
+
+    def publishers_changed(self) -> None:
+        """Other publishers are believed than before: judge everything again, and try what was refused."""
+        self._plan.try_again(now_ns=self._clock.now_ns())
+        self._wake.set()
 
     def needed(self) -> tuple[str, ...]:
         """Every digest that some registered model needs."""
@@ -101,12 +115,39 @@ class Models:
                 gone.extend(self._plan.targets_changed(model, targets=targets, now_ns=now_ns))
         urls = frozenset(self._state.urls())
         if urls - self._known_urls:
-            self._plan.node_found(now_ns=now_ns)
+            self._plan.try_again(now_ns=now_ns)
         self._known_urls = urls
+        gone.extend(self._distrusted(now_ns=now_ns))
         for step in gone:
             self._let_go(step)
         if self._state.source != "none":
             await self._downloads.keep_only({*self._plan.digests(), *self._state.named_digests()})
+
+    def _distrusted(self, *, now_ns: int) -> list[LetGo]:
+        """What is loaded and must not begin to be served any more; what is served stays, and is named."""
+        served, gone = self._state.served_digests(), []
+        self._untrusted = {}
+        for model, version in self._plan.loaded():
+            word = self._policy.fault(model, version, revoked=self._state.revoked)
+            if word is None:
+                continue
+            if served.get(model) == version.digest:
+                self._untrusted[model] = word
+                continue
+            reason = str(SignatureRefusedError(word, meaning=FAULTS[word]))
+            step = self._plan.distrusted(model, digest=version.digest, reason=reason, now_ns=now_ns)
+            if step is not None:
+                self.counters["versions_distrusted"] += 1
+                _log.warning("version_distrusted model=%s version=%s reason=%s", model, version.version, reason)
+                gone.append(step)
+        return gone
+
+    def _require_signature(self, model: str, version: Version) -> None:
+        """Raises `SignatureRefusedError`, counted, unless the policy lets the version in."""
+        word = self._policy.fault(model, version, revoked=self._state.revoked)
+        if word is not None:
+            self.counters["signatures_refused"] += 1
+            raise SignatureRefusedError(word, meaning=FAULTS[word])
 
     def _let_go(self, step: LetGo) -> None:
         self._state.let_go(step.model, step.digest)
@@ -116,7 +157,9 @@ class Models:
         model, version = job.model, job.version
         began_ns = self._clock.now_ns()
         try:
+            self._require_signature(model, version)
             path = await self._downloads.obtain(version)
+            self._require_signature(model, version)  # keys may have been revoked while it was fetched
             loaded = await self._load(model, version, path=path)
         except Exception as error:
             # Whatever it is, it is this version's failure alone: it is stated, and tried again later.

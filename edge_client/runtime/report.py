@@ -236,3 +236,4 @@ def _served(status: ModelStatus) -> ServedModel:
         failed={digest: reason[:REASON_CHARS_MAX] for digest, reason in status.failed.items()},
         fetched_bytes=dict(status.fetched_bytes),
     )
+        untrusted=status.untrusted,

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 MS: Final = 1_000_000
 SNAPSHOT_KEY: Final = "snapshot"
+"""Under this, a slash and the id of the key that signed the first frame. After a change of keys the same position is kept once
+more, signed anew; what was kept before versions did so lies under the bare name."""
 HEARD_KEY: Final = "heard"
 PATIENCE_NS: Final = 1_000 * MS
 """How long the region has to answer before what the local tier kept is used."""
@@ -38,6 +40,8 @@ MEND_NS: Final = 30_000 * MS
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(tuple[int, list[bytes]])
 _heard_decoder = msgspec.msgpack.Decoder(int)
+
+Kept = tuple[list[tuple[Event | SnapshotChunk, bytes]], int]
 
 
 class Restore:
@@ -73,13 +77,14 @@ class Restore:
             self._looked = True
             if self._state.source == "none":
                 await self.restore()
-        saved, heard_at_ns, mend_at_ns = ORIGIN, NEVER_NS, self._clock.now_ns()
+        saved, key, heard_at_ns, mend_at_ns = ORIGIN, "", NEVER_NS, self._clock.now_ns()
         while True:
             mending = self._clock.now_ns() >= mend_at_ns
             position, frames = self._state.evidence()
-            if frames and self._state.source == "bus" and (position > saved or mending):
-                await self._save(position, frames)
-                saved = position
+            if frames and self._state.source == "bus":
+                if position > saved or mending or _key_of(frames) != key:
+                    await self._save(position, frames)
+                saved, key = position, _key_of(frames)
             if self._clock.now_ns() - heard_at_ns >= HEARD_NS and self._state.lease_remaining_ns() > 0:
                 heard_at_ns = self._clock.now_ns()
                 await self._note_heard(position)
@@ -90,15 +95,28 @@ class Restore:
 
     async def restore(self) -> None:
         """Start from the local tier, as far as it proves what it says."""
-        stored = await self._tier.get(SNAPSHOT_KEY)
-        if stored is None:
+        found = [await self._kept(key) for key in (SNAPSHOT_KEY, *map(_key_named, self._verifier.keys))]
+        if not any(found):
             _log.warning("nothing_to_restore")
             return
+        words, kept_unix_ms = max(filter(None, found), key=_reaches)
+        kept_unix_ms = max(kept_unix_ms, await self._heard_unix_ms())
+        if self._state.restored(words, kept_unix_ms=kept_unix_ms, now_ns=self._clock.now_ns()):
+            self.counters["restored"] += 1
+            age_ms = max(0, self._clock.unix_ms() - kept_unix_ms)
+            _log.warning("restored_from_local_tier position=%s age_estimate_ms=%d", self._state.position, age_ms)
+            self._pulse.fire()
+
+    async def _kept(self, key: str) -> Kept | None:
+        """The words that still verify, in order, of what was kept under this name, and when that was."""
+        stored = await self._tier.get(key)
+        if stored is None:
+            return None
         try:
             kept_unix_ms, frames = _decoder.decode(stored)
         except msgspec.MsgspecError:
             self.counters["restores_undecodable"] += 1
-            return
+            return None
         words: list[tuple[Event | SnapshotChunk, bytes]] = []
         for frame in frames:
             try:
@@ -108,12 +126,7 @@ class Restore:
                 break
             if isinstance(word, (Event, SnapshotChunk)):
                 words.append((word, frame))
-        kept_unix_ms = max(kept_unix_ms, await self._heard_unix_ms())
-        if self._state.restored(words, kept_unix_ms=kept_unix_ms, now_ns=self._clock.now_ns()):
-            self.counters["restored"] += 1
-            age_ms = max(0, self._clock.unix_ms() - kept_unix_ms)
-            _log.warning("restored_from_local_tier position=%s age_estimate_ms=%d", self._state.position, age_ms)
-            self._pulse.fire()
+        return words, kept_unix_ms
 
     async def _wait_for_region(self) -> None:
         deadline_ns = self._clock.now_ns() + PATIENCE_NS
@@ -122,7 +135,7 @@ class Restore:
 
     async def _save(self, position: Position, frames: tuple[bytes, ...]) -> None:
         value = _encoder.encode((self._clock.unix_ms(), frames))
-        if await self._tier.set_if_newer(SNAPSHOT_KEY, value=value, position=position):
+        if await self._tier.set_if_newer(_key_of(frames), value=value, position=position):
             self.counters["saves"] += 1
 
     async def _note_heard(self, position: Position) -> None:
@@ -139,3 +152,17 @@ class Restore:
         except msgspec.MsgspecError:
             self.counters["restores_undecodable"] += 1
             return 0
+
+
+def _key_of(frames: tuple[bytes, ...]) -> str:
+    return _key_named(frames[0][1:9])
+
+
+def _key_named(key_id: bytes) -> str:
+    return f"{SNAPSHOT_KEY}/{key_id.hex()}"
+
+
+def _reaches(kept: Kept) -> tuple[Position, int]:
+    """How far it leads, and which was kept last of two that lead as far."""
+    words, kept_unix_ms = kept
+    return max((Position(word.epoch, word.revision) for word, _ in words), default=ORIGIN), kept_unix_ms

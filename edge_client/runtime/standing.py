@@ -85,6 +85,7 @@ class Standing:
                 },
                 fetched_bytes=dict(fetched),
             )
+                untrusted=self._models.untrusted(status.name),
             for status in self._state.statuses()
         )
 

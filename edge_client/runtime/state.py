@@ -70,6 +70,7 @@ class EdgeState:
         self._tray: deque[Outgoing] = deque()
         self._changes: deque[Change] = deque()
         self._closed = False
+        self._revoked = self._follower.revoked
         self._counters: Counter[str] = Counter()
         self._reads: Counter[str] = Counter()
 
@@ -131,6 +132,12 @@ class EdgeState:
             self._carry(self._reader.tick(now_ns=now_ns), now_ns=now_ns)
             self._carry(self._follower.tick(now_ns=now_ns), now_ns=now_ns)
             self._show_all(now_ns=now_ns)
+    def evidence_doubted(self, *, now_ns: int) -> None:
+        """Other keys of the region are believed than before: what is kept is to verify by them."""
+        with self._lock:
+            self._carry(self._follower.evidence_doubted(now_ns=now_ns), now_ns=now_ns)
+            self._wakes.send()
+
 
     def next_deadline_ns(self) -> int | None:
         """When `tick` next has something to do."""
@@ -243,6 +250,17 @@ class EdgeState:
 
     @property
     def trusted(self) -> bool:
+    @property
+    def revoked(self) -> frozenset[str]:
+        """Ids of publishers' keys that the region revoked; the same set until there is one more."""
+        return self._follower.revoked
+
+    def served_digests(self) -> dict[str, str]:
+        """Model to what was served of it last, where there was anything."""
+        with self._lock:
+            served = {model: window.served.served_digest for model, window in self._windows.items()}
+        return {model: digest for model, digest in served.items() if digest is not None}
+
         """Whether our own clock keeps its rate, and counts suspension."""
         return self._reader.trusted and self._clock.counts_suspension
 
@@ -348,6 +366,9 @@ class EdgeState:
         self._windows[model].served.view_applied(view, position=self._follower.position, now_ns=now_ns)
         if view is not None and view.pending is not None:
             self._carry(self._reader.pending_known(view.pending, now_ns=now_ns), now_ns=now_ns)
+                    if self._follower.revoked is not self._revoked:
+                        self._revoked = self._follower.revoked
+                        self._wakes.targets()
         self._wakes.targets()
 
     def _show_all(self, *, now_ns: int) -> None:

@@ -59,7 +59,8 @@ class World:
     async def edge(
         self, *, local: bool = False, edge_id: str = "edge-1", **settings: object
     ) -> AsyncIterator[AsyncEdgeClient]:
-        config = EdgeConfig(servers=("nats://x",), trust=self.region.trust, edge_id=edge_id, **settings)  # type: ignore[arg-type]
+        settings = {"trust": self.region.trust, **settings}
+        config = EdgeConfig(servers=("nats://x",), edge_id=edge_id, **settings)  # type: ignore[arg-type]
         bus = self.hub.edge_bus()
         self.buses.append(bus)
         tier = FakeLocalTier(namespace=edge_id, box=self.box) if local else None

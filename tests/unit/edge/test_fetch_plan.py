@@ -92,10 +92,10 @@ def test_failures_are_stated_and_tried_again_more_and_more_rarely():
 
     assert 187 <= waits[0] <= 313
     assert 22_500 <= waits[-1] <= 37_500
-    plan.core.node_found(now_ns=now_ns - 1)
+    plan.core.try_again(now_ns=now_ns - 1)
     assert plan.step(now_ns - 1) == "load m@1"
     assert plan.ready("m", "1") and plan.core.reasons("m") == {}
-    plan.core.node_found(now_ns=0)
+    plan.core.try_again(now_ns=0)
 
 
 def test_the_one_before_gives_way_to_what_may_come_next():

@@ -58,7 +58,7 @@ def test_only_what_may_come_next_waits_for_a_moment_of_its_own():
         core.targets_changed("m", targets=[target("1", "current"), target("0", "previous")], now_ns=0)
         get(core, "1", "0")
         core.targets_changed("m", targets=[target("1", "current"), target("2", "prefetch")], now_ns=0)
-        core.node_found(now_ns=0)
+        core.try_again(now_ns=0)
         due_ns = core.next_deadline_ns()
         assert due_ns is not None and (due_ns == 0 or step(core, due_ns - 1) is None)
         moments.append(due_ns)

@@ -112,6 +112,7 @@ class Region:
     clock_id: str = "clock-a"
     reports: list[EdgeReport] = field(default_factory=list)
     snapshot_requests: list[SnapshotRequest] = field(default_factory=list)
+    revoked: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         key = Ed25519PrivateKey.generate()
@@ -153,9 +154,10 @@ class Region:
             ),
         )
 
-    def event(self, *views: ModelView, removed: tuple[str, ...] = ()) -> None:
+    def event(self, *views: ModelView, removed: tuple[str, ...] = (), revoked: tuple[str, ...] = ()) -> None:
         """One more revision, in which these models changed."""
         self.revision += 1
+        self.revoked += revoked
         for view in views:
             self.models[view.name] = view
         for name in removed:
@@ -163,7 +165,13 @@ class Region:
         self.say(
             self.subjects.event,
             Event(
-                epoch=self.epoch, revision=self.revision, name="Changed", at_unix_ms=0, models=views, removed=removed
+                epoch=self.epoch,
+                revision=self.revision,
+                name="Changed",
+                at_unix_ms=0,
+                models=views,
+                removed=removed,
+                publishers_revoked=revoked,
             ),
         )
 
@@ -235,6 +243,7 @@ class Region:
                 region="default",
                 terms=self.terms,
                 models=tuple(self.models.values()),
+                publishers_revoked=self.revoked,
             )
         )
         pieces = [data[start : start + piece_bytes] for start in range(0, len(data), piece_bytes)]
