@@ -29,7 +29,8 @@ from edge_client.config import EdgeConfig
 from edge_client.core.fetch_plan import FetchPlan
 from edge_client.core.status import ClientStatus
 from edge_client.errors import ClosedError, ConfigError
-from edge_client.protocol.subjects import EDGE_INBOXES, Subjects, token_of
+from edge_client.protocol.envelope import Verifier
+from edge_client.protocol.subjects import Subjects
 from edge_client.runtime.artifact import Loader, Unload, WarmUp
 from edge_client.runtime.clock_guard import ClockGuard
 from edge_client.runtime.downloads import Downloads
@@ -380,6 +381,7 @@ class AsyncEdgeClient:
                 "models": self._models.run,
                 "report": self._report.run,
                 "restore": self._restore.run,
+                "trust": partial(self._trust.run, state=self._state, models=self._models),
                 "clock": self._guard.run,
                 "listeners": self._listeners.run,
                 **({} if self._features is None else self._features.drivers()),
@@ -391,7 +393,6 @@ class AsyncEdgeClient:
             await closing
         except Exception:
             _log.exception("close_failed")
-                "trust": partial(self._trust.run, state=self._state, models=self._models),
 
     def _another_is_served(self) -> None:
         """Listeners and the region want to know at once."""

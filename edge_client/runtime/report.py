@@ -235,5 +235,5 @@ def _served(status: ModelStatus) -> ServedModel:
         ready=status.ready,
         failed={digest: reason[:REASON_CHARS_MAX] for digest, reason in status.failed.items()},
         fetched_bytes=dict(status.fetched_bytes),
-    )
         untrusted=status.untrusted,
+    )

@@ -84,8 +84,8 @@ class Standing:
                     if digest not in status.ready
                 },
                 fetched_bytes=dict(fetched),
-            )
                 untrusted=self._models.untrusted(status.name),
+            )
             for status in self._state.statuses()
         )
 

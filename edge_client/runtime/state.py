@@ -126,18 +126,18 @@ class EdgeState:
                 self._reader.own_clock_distrusted(now_ns=now_ns)
             self._show_all(now_ns=now_ns)
 
-    def tick(self, *, now_ns: int) -> None:
-        """Whatever is due."""
-        with self._lock:
-            self._carry(self._reader.tick(now_ns=now_ns), now_ns=now_ns)
-            self._carry(self._follower.tick(now_ns=now_ns), now_ns=now_ns)
-            self._show_all(now_ns=now_ns)
     def evidence_doubted(self, *, now_ns: int) -> None:
         """Other keys of the region are believed than before: what is kept is to verify by them."""
         with self._lock:
             self._carry(self._follower.evidence_doubted(now_ns=now_ns), now_ns=now_ns)
             self._wakes.send()
 
+    def tick(self, *, now_ns: int) -> None:
+        """Whatever is due."""
+        with self._lock:
+            self._carry(self._reader.tick(now_ns=now_ns), now_ns=now_ns)
+            self._carry(self._follower.tick(now_ns=now_ns), now_ns=now_ns)
+            self._show_all(now_ns=now_ns)
 
     def next_deadline_ns(self) -> int | None:
         """When `tick` next has something to do."""
@@ -245,12 +245,6 @@ class EdgeState:
         return self._follower.feature_classes
 
     @property
-    def unsupported(self) -> bool:
-        return self._follower.unsupported
-
-    @property
-    def trusted(self) -> bool:
-    @property
     def revoked(self) -> frozenset[str]:
         """Ids of publishers' keys that the region revoked; the same set until there is one more."""
         return self._follower.revoked
@@ -261,6 +255,12 @@ class EdgeState:
             served = {model: window.served.served_digest for model, window in self._windows.items()}
         return {model: digest for model, digest in served.items() if digest is not None}
 
+    @property
+    def unsupported(self) -> bool:
+        return self._follower.unsupported
+
+    @property
+    def trusted(self) -> bool:
         """Whether our own clock keeps its rate, and counts suspension."""
         return self._reader.trusted and self._clock.counts_suspension
 
@@ -355,6 +355,9 @@ class EdgeState:
                         self._apply_view(model, now_ns=now_ns)
                 case Applied():
                     self._reader.applied(effect.position, now_ns=now_ns)
+                    if self._follower.revoked is not self._revoked:
+                        self._revoked = self._follower.revoked
+                        self._wakes.targets()
                     for model in effect.changed:
                         if model in self._windows:
                             self._apply_view(model, now_ns=now_ns)
@@ -366,9 +369,6 @@ class EdgeState:
         self._windows[model].served.view_applied(view, position=self._follower.position, now_ns=now_ns)
         if view is not None and view.pending is not None:
             self._carry(self._reader.pending_known(view.pending, now_ns=now_ns), now_ns=now_ns)
-                    if self._follower.revoked is not self._revoked:
-                        self._revoked = self._follower.revoked
-                        self._wakes.targets()
         self._wakes.targets()
 
     def _show_all(self, *, now_ns: int) -> None:
