@@ -80,7 +80,7 @@ class _Restoring(MetadataMachine):
         self._changed(EVENT, c.Command(author=author, proposed_at_unix_ms=at_unix_ms), detail=detail)
         self._write_audit(dropped, author=author, at_unix_ms=at_unix_ms, region=state.region)
         self.check_invariants()
-        assert state.authority is None and not state.pendings(), "something of a dead clock is left"
+        assert not state.pendings(), "something of a dead clock is left"
         return Restored(state=state, dropped=dropped, settled=settled, paused=paused)
 
     def _settle_what_was_built_on(self) -> dict[int, tuple[str, ...]]:

@@ -22,6 +22,7 @@ from consistency_service.adapters.raft_log.config import RaftLogConfig
 from consistency_service.adapters.raft_log.journal import Journal
 from consistency_service.adapters.raft_log.library import Replica, verify_library
 from consistency_service.adapters.raft_log.library_parts import monotonic_ns
+from consistency_service.adapters.raft_log.lineage import Lineage
 from consistency_service.adapters.raft_log.membership import Members
 from consistency_service.adapters.raft_log.process import end_process, wake
 from consistency_service.adapters.raft_log.records import Entry
@@ -116,8 +117,8 @@ class RaftLog:
         self._running = False
         if self._timer is not None:
             self._timer.cancel()
-        self._resolve_all(Unknown(reason="the log was closed"))
-        self._resolve_all(Unknown(reason="the log was closed"), waiters=self._readers)
+        for waiters in (self._waiters, self._readers):
+            self._resolve_all(Unknown(reason="the log was closed"), waiters=waiters)
         if self._transport is not None:
             await self._transport.close()
         if self._replica is not None:
@@ -230,20 +231,20 @@ class RaftLog:
         assert self._loop is not None
         files = self._surroundings.files(self._config)
         wake_loop = partial(wake, self._loop, ring=self._ring)
-        make_worker = self._surroundings.worker
-        writers = make_worker(name="raft-journal", wake=wake_loop), make_worker(name="raft-snapshot", wake=wake_loop)
-        self._workers = writers
+        make_worker, names = self._surroundings.worker, ("raft-journal", "raft-snapshot")
+        self._workers = writers = tuple(make_worker(name=name, wake=wake_loop) for name in names)
         data_dir, node_id = self._config.data_dir, self._config.node_id
-        if self._config.join and all(files.read(data_dir / name) is None for name in recovery.NAMES):
-            recovery.forget(data_dir, node_id=node_id, files=files)
+        recovery.begin(self._config, files=files)
         journal = Journal(data_dir, node_id=node_id, files=files, worker=writers[0], rewriter=writers[1])
         if journal.repaired_bytes > 0:
             logger.warning("raft_journal_tail_cut", extra={"size_bytes": journal.repaired_bytes})
+        snapshots = SnapshotStore(data_dir, files=files, worker=writers[1])
+        transport.lineage = Lineage(journal, snapshots=snapshots)
         try:
             return Replica(
                 self._config,
                 journal=journal,
-                snapshots=SnapshotStore(data_dir, files=files, worker=writers[1]),
+                snapshots=snapshots,
                 send=transport.send_nowait,
                 backlog_bytes=transport.backlog_bytes,
                 apply=self._apply,
@@ -381,8 +382,7 @@ class RaftLog:
             self._guarded(partial(self._replica.disconnected, node_id))
 
     def _on_message(self, node_id: str, message: wire.Peer) -> None:
-        replica = self._replica
-        if replica is not None:
+        if (replica := self._replica) is not None:
             self._guarded(partial(replica.receive, node_id, message))
             self._ring()
 

@@ -104,5 +104,5 @@ def decode(payload: bytes) -> Members:
     """Raises `ValueError` for what a later release may have written."""
     try:
         return msgspec.msgpack.decode(payload, type=Members)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ValueError(f"no table of members: {error}") from error

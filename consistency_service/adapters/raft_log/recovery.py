@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Final
 
 from consistency_service.adapters.raft_log import disk, records, snapshots, vote
+from consistency_service.adapters.raft_log.config import RaftLogConfig
 from consistency_service.adapters.raft_log.disk import Files, SystemFiles
 from consistency_service.adapters.raft_log.journal import REMEDY
 from consistency_service.errors import LogStorageError
@@ -94,6 +95,12 @@ def recover(data_dir: Path, *, node_id: str, others_hold_quorum: bool) -> Recove
         files.sync_directory(data_dir)
         forget(data_dir, node_id=node_id, files=files)
         return Recovery(findings=findings, moved_to=moved_to)
+
+
+def begin(config: RaftLogConfig, *, files: Files) -> None:
+    """An empty directory of a node that is to join belongs to one that knows that it has no memory."""
+    if config.join and all(files.read(config.data_dir / name) is None for name in NAMES):
+        forget(config.data_dir, node_id=config.node_id, files=files)
 
 
 def forget(data_dir: Path, *, node_id: str, files: Files) -> None:

@@ -45,6 +45,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     state: bytes
     members: Members = NOBODY
     """In force at `last`. Of nobody: written before the log knew its members."""
+    lineage: int = 0
+    """The epoch of the restore with which this history began; 0: it was never restored. See `lineage`."""
 
 
 @dataclass(slots=True)
@@ -72,8 +74,10 @@ class SnapshotStore:
         self._files = files
         self._worker = worker or NoWorker()
         self._job: Job | None = None
-        self._writing_through = self._verified_through = self._through = 0
+        self._writing_through = self._verified_through = self._verified_lineage = self._through = 0
         self._renamed = False
+        self.lineage = 0
+        """Of the newest."""
         self._verification: _Verification | None = None
         self._incoming: OpenFile | None = None
         self._incoming_next = 0
@@ -86,7 +90,7 @@ class SnapshotStore:
         """The newest, or None if there is none. Raises `LogStorageError` on damage."""
         data = self._files.read(self._path)
         newest = None if data is None else decode(data, path=self._path)
-        self._through = 0 if newest is None else newest.last[1]
+        self._through, self.lineage = (0, 0) if newest is None else (newest.last[1], newest.lineage)
         return newest
 
     # Writing our own.
@@ -96,7 +100,8 @@ class SnapshotStore:
         if self._job is not None:
             return
         self._writing_through, self._renamed = snapshot.last[1], False
-        self._job = self._worker.start(partial(_write, snapshot, path=self._written_path, files=self._files))
+        snapshot = msgspec.structs.replace(snapshot, lineage=self.lineage)
+        self._job = self._worker.start(partial(write, snapshot, path=self._written_path, files=self._files))
 
     @property
     def writing(self) -> bool:
@@ -157,14 +162,14 @@ class SnapshotStore:
         if verification.job.error is not None:
             return self._refuse(verification.job.error)
         assert verification.snapshot is not None
-        self._verified_through = verification.snapshot.last[1]
+        self._verified_through, self._verified_lineage = verification.snapshot.last[1], verification.snapshot.lineage
         return verification.snapshot
 
     def install(self) -> None:
         """What was received is the newest; what is being written of our own will be thrown away."""
         self._writing_through = 0
         disk.publish(self._files, self._received_path, target=self._path)
-        self._through = self._verified_through
+        self._through, self.lineage = self._verified_through, self._verified_lineage
 
     def close(self) -> None:
         """A snapshot still being written is not used."""
@@ -230,7 +235,7 @@ def decode(data: bytes, *, path: Path) -> Snapshot:
         (length,) = HEAD_BYTES.unpack_from(body)
         state_start = HEAD_BYTES.size + length
         head = msgspec.msgpack.decode(body[HEAD_BYTES.size : state_start], type=Snapshot)
-    except (struct.error, msgspec.MsgspecError) as error:
+    except (struct.error, msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise LogStorageError(f"{path}: not a snapshot of this release: {error}; {REMEDY}") from error
     snapshot = msgspec.structs.replace(head, state=bytes(body[state_start:]))
     if snapshot.format != FORMAT or snapshot.last[1] != snapshot.previous[1] + 1:
@@ -251,7 +256,8 @@ def entries_beside(snapshot: Snapshot, *, journal: Journal) -> list[Entry] | Non
     return None if journal[0] == previous else journal[first - journal[0][1] :]
 
 
-def _write(snapshot: Snapshot, *, path: Path, files: Files) -> None:
+def write(snapshot: Snapshot, *, path: Path, files: Files) -> None:
+    """A file of it is on the disk. Its name is not yet: see `disk.publish`."""
     head = msgspec.msgpack.encode(msgspec.structs.replace(snapshot, state=b""))
     pieces = disk.sealed_pieces(HEAD_BYTES.pack(len(head)), head, snapshot.state)
     disk.write_pieces(files, path, pieces=pieces)

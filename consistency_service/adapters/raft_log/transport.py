@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Final
 
-from consistency_service.adapters.raft_log import wire
+from consistency_service.adapters.raft_log import lineage, wire
 from consistency_service.adapters.raft_log.config import RaftLogConfig, split_address
 from consistency_service.adapters.raft_log.connection import Connection
 from consistency_service.adapters.raft_log.listener import Listener, SpareDescriptors, canonical, shed
@@ -58,6 +58,8 @@ class PeerTransport:
         self.peers = dict(config.peers)
         self.removed: frozenset[str] = frozenset()
         """Whoever of these comes is told so, and let go."""
+        self.lineage: lineage.Lineage | None = None
+        """Which of the cluster's histories our log belongs to."""
         self.counters: Counter[str] = Counter()
         self.strangers: list[Connection] = []
         self.closing = False
@@ -161,20 +163,26 @@ class PeerTransport:
         return len(self._connections.keys() - self.peers.keys()) < NEWCOMERS_MAX
 
     def greet(self, connection: Connection, *, target: str) -> None:
-        hello = wire.Hello(
-            version=wire.PROTOCOL_VERSION, cluster_id=self.config.cluster_id, sender=self.config.node_id, target=target
-        )
+        name = lineage.named(self.config.cluster_id, number=0 if self.lineage is None else self.lineage.number)
+        hello = wire.Hello(version=wire.PROTOCOL_VERSION, cluster_id=name, sender=self.config.node_id, target=target)
         connection.write(wire.encode(hello))
 
     def greeted(self, connection: Connection, hello: wire.Hello) -> None:
         """The connection is the peer's from here on; an older one of the same peer is dropped."""
         known = hello.sender != self.config.node_id and self._welcomes(hello.sender)
-        if hello.version != wire.PROTOCOL_VERSION or hello.cluster_id != self.config.cluster_id or not known:
+        cluster_id, number = lineage.split(hello.cluster_id)
+        if hello.version != wire.PROTOCOL_VERSION or cluster_id != self.config.cluster_id or not known:
             raise wire.WireError(f"greeting of a stranger: {hello}")
         if hello.target != self.config.node_id or connection.expected not in {None, hello.sender}:
             raise wire.WireError(f"greeting for or from somebody else: {hello}")
         if connection.identity is not None and connection.identity.node_id != hello.sender:
             raise wire.WireError(f"greeting in the name of another than {connection.identity}: {hello}")
+        if not self._of_our_history(number):
+            self.counters["histories_refused"] += 1
+            if connection.expected is None:
+                self.greet(connection, target=hello.sender)
+            connection.part()
+            return
         if hello.sender in self.removed:
             self.counters["removed_peers_told"] += 1
             self.greet(connection, target=hello.sender)
@@ -192,6 +200,17 @@ class PeerTransport:
         connection.peer_id = hello.sender
         self._connections[hello.sender] = connection
         self._on_connected(hello.sender)
+
+    def _of_our_history(self, number: int) -> bool:
+        """A node without memory takes over a greater one, and lets go of whoever is of another."""
+        own = self.lineage
+        if own is None or own.number == number:
+            return True
+        if not own.adopts(number):
+            return False
+        for connection in [*self._connections.values()]:
+            connection.drop()
+        return True
 
     def received(self, connection: Connection, message: wire.Peer) -> None:
         if connection.peer_id is not None and not isinstance(message, wire.Ping):

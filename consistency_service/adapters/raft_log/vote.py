@@ -92,7 +92,7 @@ def newest(data: bytes, *, path: Path, remedy: str) -> Vote:
         try:
             body = disk.unsealed(copy, path=path, remedy=remedy)
             votes.append(msgspec.msgpack.decode(body.rstrip(b"\xff"), type=Vote))
-        except (LogStorageError, msgspec.MsgspecError):
+        except (LogStorageError, msgspec.MsgspecError, ValueError):
             continue
     if not votes:
         raise LogStorageError(f"{path}: offset 0: neither copy of term and vote can be read; {remedy}")

@@ -28,7 +28,8 @@ class Hello(Message, frozen=True, kw_only=True, tag=1):
     """First on every connection, from both ends."""
 
     version: Count
-    cluster_id: Name
+    cluster_id: Annotated[str, msgspec.Meta(min_length=1, max_length=96)]
+    """With the lineage of the sender's log: see `lineage`."""
     sender: Name
     target: Name
 
@@ -177,7 +178,7 @@ def decode_hello(body: bytes) -> Hello:
     """Raises `WireError`."""
     try:
         return _hello_decoder.decode(body)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise WireError(str(error)) from error
 
 
@@ -185,7 +186,7 @@ def decode_peer(body: bytes) -> Peer:
     """Any message but a greeting; entries follow one another without a gap. Raises `WireError`."""
     try:
         message = _peer_decoder.decode(body)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise WireError(str(error)) from error
     if isinstance(message, Append):
         index, term = message.previous_index, message.previous_term
