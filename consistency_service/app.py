@@ -23,9 +23,10 @@ from consistency_service.config import ServiceConfig
 from consistency_service.errors import ConfigError
 from consistency_service.runtime.node import Node
 from consistency_service.runtime.ports import MetadataLog
+from edge_client.adapters.nats_access import NatsAccess
 from edge_client.adapters.system_clock import open_clock
 from edge_client.protocol.envelope import Signer
-from edge_client.protocol.subjects import Subjects
+from edge_client.protocol.subjects import NODE_INBOXES, Subjects, token_of
 
 _log = logging.getLogger(__name__)
 SHUTDOWN_S = 5.0
@@ -86,6 +87,13 @@ def build_node(config: ServiceConfig, *, peers: Peers) -> Node:
             name=f"ccs-{config.region}-{config.node_id}",
             subjects=Subjects(config.region),
             stream_replicas=config.stream_replicas,
+            inbox_prefix=f"{NODE_INBOXES}.{token_of(config.node_id)}",
+            access=NatsAccess(
+                ca=config.nats_ca,
+                certificate=config.nats_certificate,
+                key=config.nats_key,
+                credentials=config.nats_credentials,
+            ),
         ),
         artifacts=ObjectStore(config.artifacts_url),
         signer=signer,

@@ -30,7 +30,7 @@ from edge_client.core.fetch_plan import FetchPlan
 from edge_client.core.status import ClientStatus
 from edge_client.errors import ClosedError, ConfigError
 from edge_client.protocol.envelope import Verifier
-from edge_client.protocol.subjects import Subjects
+from edge_client.protocol.subjects import EDGE_INBOXES, Subjects, token_of
 from edge_client.runtime.artifact import Loader, Unload, WarmUp
 from edge_client.runtime.clock_guard import ClockGuard
 from edge_client.runtime.downloads import Downloads
@@ -183,7 +183,7 @@ class AsyncEdgeClient:
             observed=self._observing.sheets,
             features=tuple if self._features is None else self._features.observations,
             bus=bus,
-            subject=subjects.report,
+            subjects=subjects,
             inbox=self._follow.inbox,
             clock=clock,
             wake=self._report_now,
@@ -234,6 +234,7 @@ class AsyncEdgeClient:
     async def open(cls, config: EdgeConfig, *, clock: Clock | None = None) -> Self:
         """As `connect`, with all settings in one value."""
         from edge_client.adapters.http_source import HttpSource
+        from edge_client.adapters.nats_access import NatsAccess
         from edge_client.adapters.nats_bus import NatsBus
         from edge_client.adapters.redis_feature_ports import open_feature_ports
 
@@ -242,8 +243,18 @@ class AsyncEdgeClient:
             from edge_client.adapters.redis_tier import RedisTier, edge_namespace
 
             namespace = edge_namespace(region=config.region, edge_id=config.edge_id)
-            tier = RedisTier(config.local, namespace=namespace)
-        bus = NatsBus(config.servers, name=f"edge {config.edge_id}")
+            tier = RedisTier(config.local, namespace=namespace, ca=config.local_ca)
+        bus = NatsBus(
+            config.servers,
+            name=f"edge {config.edge_id}",
+            inbox_prefix=f"{EDGE_INBOXES}.{token_of(config.edge_id)}",
+            access=NatsAccess(
+                ca=config.nats_ca,
+                certificate=config.nats_certificate,
+                key=config.nats_key,
+                credentials=config.nats_credentials,
+            ),
+        )
         clock = clock or open_clock()
         features = open_feature_ports(config, clock=clock)
         return await cls.over(config, bus=bus, source=HttpSource(), tier=tier, clock=clock, features=features)

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
 from typing import Final
 
 import nats.errors
@@ -21,10 +19,11 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 
 from consistency_service.errors import BusUnavailableError, ConfigError, StreamFencedError
 from consistency_service.runtime.ports import Delivery, StreamTail
+from edge_client.adapters.nats_access import NatsAccess
 from edge_client.adapters.nats_connection import NatsConnection
 from edge_client.errors import BusUnavailableError as NotConnectedError
 from edge_client.errors import ConfigError as ConnectionConfigError
-from edge_client.protocol.subjects import Subjects
+from edge_client.protocol.subjects import NODE_INBOXES, Subjects
 
 STREAM_TIMEOUT_S: Final = 2.0
 DUPLICATE_WINDOW_S: Final = 120
@@ -38,7 +37,7 @@ _INBOX: Final = re.compile(r"_INBOX(\.[A-Za-z0-9_-]{1,64}){1,4}")
 
 
 class NatsEventBus:
-    """An `EventBus`. Raises `ConfigError` for servers or credentials that can never work.
+    """An `EventBus`. Raises `ConfigError` for servers or files that can never work.
 
     The stream keeps the newest `max_msgs` events and at most `max_bytes` of them; one that exists is left as it is.
     """
@@ -52,11 +51,11 @@ class NatsEventBus:
         stream_replicas: int = 1,
         max_msgs: int = 100_000,
         max_bytes: int = 256 * 1024 * 1024,
-        tls: ssl.SSLContext | None = None,
-        credentials: str | Path | None = None,
+        inbox_prefix: str = NODE_INBOXES,
+        access: NatsAccess | None = None,
     ) -> None:
         with _translated():
-            self._connection = NatsConnection(servers, name=name, tls=tls, credentials=credentials)
+            self._connection = NatsConnection(servers, name=name, access=access, inbox_prefix=inbox_prefix)
         self._subjects = subjects
         self._stream = StreamConfig(
             name=subjects.stream,
@@ -81,6 +80,11 @@ class NatsEventBus:
     @property
     def connected(self) -> bool:
         return self._connection.connected
+
+    @property
+    def fault(self) -> str:
+        """Why there is no connection, in a sentence without secrets; empty while there is one."""
+        return self._connection.fault
 
     @property
     def counters(self) -> Mapping[str, int]:

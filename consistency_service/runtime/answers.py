@@ -61,7 +61,9 @@ class Answers:
         verifier: Verifier,
         subjects: Subjects,
         inbox: str,
+        bus_knows_edges: bool = False,
     ) -> None:
+        self._bus_knows_edges = bus_knows_edges
         self._node_id = node_id
         self._url = url
         self._metadata = metadata
@@ -90,7 +92,10 @@ class Answers:
             subjects.clock_of(self._authority.core.clock_id), handler=self._clock_request, pending_max=PENDING_MAX
         )
         await subscribe(subjects.snapshot, handler=self._snapshot_request, pending_max=PENDING_MAX, queue="nodes")
-        await subscribe(subjects.report, handler=self._report, pending_max=PENDING_MAX)
+        await subscribe(subjects.reports, handler=self._own_report, pending_max=PENDING_MAX)
+        if not self._bus_knows_edges:
+            # Edges of the version before. Where the bus knows who is who, nobody could be held to the id in the report.
+            await subscribe(subjects.report, handler=self._report, pending_max=PENDING_MAX)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._send_replies(), name="replies")
             group.create_task(self._send_snapshots(), name="snapshots")
@@ -144,9 +149,16 @@ class Answers:
             return
         self._snapshot_requests.put_nowait((delivery.reply_to, message))
 
-    def _report(self, delivery: Delivery) -> None:
+    def _own_report(self, delivery: Delivery) -> None:
+        """A report counts only for the edge whose subject it came on: the bus may have proved who that is."""
+        self._report(delivery, tied=True)
+
+    def _report(self, delivery: Delivery, *, tied: bool = False) -> None:
         message = self._edge_message(delivery)
         if not isinstance(message, EdgeReport):
+            return
+        if tied and delivery.subject != self._subjects.report_of(message.edge_id):
+            self.counters["reports_of_another"] += 1
             return
         accepted = self._fleet.report_received(message)
         if self._authority.core.is_authority and delivery.reply_to:
@@ -156,6 +168,7 @@ class Answers:
                 life_id=message.life_id,
                 accepted=accepted,
                 reason="" if accepted else "the edge id is not acceptable or another living process holds it",
+                own_subject=True,
             )
             self._reply(delivery, encode_region(reply, signer=self._signer))
 

@@ -47,7 +47,7 @@ from consistency_service.runtime.supervision import Supervisor
 from consistency_service.runtime.webhooks import WebhookDriver
 from edge_client.protocol.envelope import Signer
 from edge_client.protocol.position import Position
-from edge_client.protocol.subjects import Subjects
+from edge_client.protocol.subjects import NODE_INBOXES, Subjects, token_of
 
 _log = logging.getLogger(__name__)
 MS: Final = 1_000_000
@@ -123,7 +123,8 @@ class Node:
             signer=signer,
             verifier=signer.verifier(),
             subjects=subjects,
-            inbox=f"_INBOX.{core.clock_id}",
+            inbox=f"{NODE_INBOXES}.{token_of(config.node_id)}.{core.clock_id}",
+            bus_knows_edges=config.nats_credentials is not None,
         )
         self._relay = Relay(metadata=self.metadata, authority=self.authority, bus=bus, signer=signer)
         self._garbage = Garbage(
@@ -263,6 +264,7 @@ class Node:
                 "rho_ppm": state.terms.rho_ppm,
             },
             "bus_connected": self.bus.connected,
+            "bus_fault": self.bus.fault,
             "lease_remaining_ms": self.reads.lease_remaining_ms(),
             "outbox_depth": len(state.outbox),
             "edges_live": sum(v.live(now_ns=self.clock.now_ns()) for v in self.fleet.view.edges()),
@@ -278,6 +280,7 @@ class Node:
             "reader": self.reads.reader.counters,
             "relay": self._relay.counters,
             "answers": self._answers.counters,
+            "bus": Counter(self.bus.counters),
             "fleet": self.fleet.view.counters,
             "garbage": self._garbage.counters,
             "rollouts": self.rollouts.counters,

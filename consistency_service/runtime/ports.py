@@ -6,7 +6,7 @@ conformance suite. Adapters translate the exceptions of their library into `cons
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -221,6 +221,16 @@ class EventBus(Protocol):
 
     @property
     def connected(self) -> bool: ...
+
+    @property
+    def fault(self) -> str:
+        """Why it is not connected, in a sentence without secrets; empty while it is, and before that is known."""
+        ...
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What happened so far, by stable words."""
+        ...
 
     async def publish(self, subject: str, *, payload: bytes, reply_to: str | None = None) -> None:
         """Publish, not persisted. Raises `BusUnavailableError` when disconnected."""

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from nats.nuid import NUID
 
+from edge_client.adapters.nats_access import NatsAccess
 from edge_client.adapters.nats_connection import NatsConnection
+from edge_client.protocol.subjects import EDGE_INBOXES
 from edge_client.runtime.ports import Delivery
-
-INBOX_PREFIX = "_INBOX"
-"""Where replies go; the region replies nowhere else."""
 
 
 class NatsBus:
-    """A `Bus`. Raises `ConfigError` for servers or credentials that can never work."""
+    """A `Bus`. Replies come below `inbox_prefix`. Raises `ConfigError` for servers or files that can never work."""
 
     def __init__(
         self,
         servers: str | Sequence[str],
         *,
         name: str,
-        tls: ssl.SSLContext | None = None,
-        credentials: str | Path | None = None,
+        inbox_prefix: str = EDGE_INBOXES,
+        access: NatsAccess | None = None,
     ) -> None:
-        self._connection = NatsConnection(servers, name=name, tls=tls, credentials=credentials)
+        self._connection = NatsConnection(servers, name=name, access=access, inbox_prefix=inbox_prefix)
+        self._inbox_prefix = inbox_prefix
         self._nuid = NUID()
 
     async def connect(self) -> None:
@@ -40,6 +38,11 @@ class NatsBus:
     @property
     def connected(self) -> bool:
         return self._connection.connected
+
+    @property
+    def fault(self) -> str:
+        """Why there is no connection, in a sentence without secrets; empty while there is one."""
+        return self._connection.fault
 
     @property
     def counters(self) -> Mapping[str, int]:
@@ -60,4 +63,4 @@ class NatsBus:
 
     def new_inbox(self) -> str:
         """A subject of our own to which replies may be sent; subscribe to it first."""
-        return f"{INBOX_PREFIX}.{self._nuid.next().decode()}"
+        return f"{self._inbox_prefix}.{self._nuid.next().decode()}"

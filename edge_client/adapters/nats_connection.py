@@ -11,7 +11,8 @@ wire; three of its habits we do not share, and each was seen to fail:
 - It gives each subscription a queue, a task and the newest messages to drop. Here the handler is called where the
   message is parsed, and what a handler is too slow for costs the oldest.
 
-Each of the two packages has this file, because neither may import the other's adapters; they differ in one import.
+Both packages use this one. What the bus refuses us for is told apart from a bus that is away: `fault` says either, in words
+without secrets, and both are tried for ever, since servers and credentials are mended while we run.
 """
 
 from __future__ import annotations
@@ -19,19 +20,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
-import time
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import nats.errors
 from nats.aio.client import Client
 
+from edge_client.adapters.nats_access import NatsAccess
+from edge_client.adapters.nats_inflow import Inflow, Sink
 from edge_client.adapters.nats_wire import WireParser
 from edge_client.errors import BusUnavailableError, ConfigError
 
@@ -49,19 +48,16 @@ PING_INTERVAL_S: Final = 2
 """A server that answered none of two pings is given up: a cut line is noticed within three intervals."""
 
 OUTBOUND_BYTES_MAX: Final = 4 * 1024 * 1024
-PENDING_BYTES_MAX: Final = 32 * 1024 * 1024
-"""Of one subscription's unhandled messages, whatever their number."""
-
-TURN_NS: Final = 5_000_000
-"""What one subscription's handler may take of one turn of the event loop; then the rest waits, so that others have theirs."""
-
 NO_RESPONDERS: Final = b"NATS/1.0 503"
 """The server's own answer to a request that nobody listens for; not a message."""
 
-_SCHEMES: Final = ("nats", "tls")
+DENIALS_LOGGED_MAX: Final = 8
+"""Of one connection; the rest are counted."""
 
-Sink = Callable[[str, str, bytes], None]
-"""Takes subject, reply subject (empty if there is none) and payload."""
+FAULT_CHARS_MAX: Final = 300
+_SCHEMES: Final = ("nats", "tls")
+_REFUSALS: Final = ("authorization violation", "authentication")
+"""What servers say, in any case, when they know us not, or no longer."""
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +65,9 @@ logger = logging.getLogger(__name__)
 class NatsConnection:
     """Connected whenever a server answers. Subscriptions outlive connections; messages do not.
 
-    `credentials` is the path of a `.creds` file and needs `nats-py[nkeys]`. Raises `ConfigError` for servers or
-    credentials that can never work. `counters` says what went wrong so far, by stable words.
+    Raises `ConfigError` for servers that can never work, and for files of `access` that are missing, damaged or open to
+    others now; what becomes of them later is a `fault` that goes on being tried. `inbox_prefix` is where replies to the
+    library's own requests come. `counters` says what went wrong so far, by stable words.
     """
 
     def __init__(
@@ -78,14 +75,19 @@ class NatsConnection:
         servers: str | Sequence[str],
         *,
         name: str,
-        tls: ssl.SSLContext | None = None,
-        credentials: str | Path | None = None,
+        access: NatsAccess | None = None,
+        inbox_prefix: str = "_INBOX",
     ) -> None:
         self._servers = _checked_servers([servers] if isinstance(servers, str) else list(servers))
         self._name = name
-        self._tls = tls
-        self._credentials = _checked_credentials(credentials)
-        self._inflows: list[_Inflow] = []
+        self._access = access or NatsAccess()
+        self._access.context()
+        self._access.proof()
+        self._inbox_prefix = inbox_prefix
+        self.fault = ""
+        """Why there is no connection, in a sentence without secrets: `refused: …`, or what else; empty while there is one,
+        and before the first attempt has ended."""
+        self._inflows: list[Inflow] = []
         self._client: _Client | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._up = asyncio.Event()
@@ -114,7 +116,7 @@ class NatsConnection:
 
     async def subscribe(self, subject: str, *, sink: Sink, pending_max: int, queue: str = "") -> None:
         """`sink` is called for what is published from now on; if connected, the server knows when this returns."""
-        inflow = _Inflow(subject=subject, queue=queue, sink=sink, pending_max=pending_max, counters=self.counters)
+        inflow = Inflow(subject=subject, queue=queue, sink=sink, pending_max=pending_max, counters=self.counters)
         self._inflows.append(inflow)
         client = self._client
         if client is not None:
@@ -141,7 +143,8 @@ class NatsConnection:
     def client(self) -> Client:
         """The client of the present connection. Raises `BusUnavailableError` when there is none."""
         if self._client is None or not self._client.is_connected:
-            raise BusUnavailableError(f"not connected to {', '.join(map(_host, self._servers))}")
+            fault = f": {self.fault}" if self.fault else ""
+            raise BusUnavailableError(f"not connected to {', '.join(map(_host, self._servers))}{fault}")
         return self._client
 
     def check_size(self, payload: bytes, *, headers: Mapping[str, str] | None = None) -> None:
@@ -162,25 +165,32 @@ class NatsConnection:
                 await self._connect(client)
                 self._client = client
                 self.counters["connected"] += 1
-                failures_count = 0
+                failures_count, self.fault = 0, ""
                 self._up.set()
-                logger.info("bus connected", extra={"server": client.connected_url and client.connected_url.netloc})
+                logger.info("bus_connected server=%s", client.server)
                 await client.ended.wait()
                 self.counters["disconnected"] += 1
-                logger.warning("bus lost", extra={"error": repr(client.last_error)})
+                self.fault = _fault_of(client.last_error)
+                logger.warning("bus_lost server=%s fault=%s", client.server, self.fault)
             except Exception as error:  # whatever the library raises, another attempt follows
                 self.counters["connect_failed"] += 1
                 failures_count += 1
-                if failures_count == 1:
-                    logger.warning(
-                        "bus away", extra={"servers": [_host(s) for s in self._servers], "error": repr(error)}
-                    )
+                fault = _fault_of(error)
+                if fault.startswith("refused"):
+                    self.counters["refused"] += 1
+                if failures_count == 1 or fault.partition(":")[0] != self.fault.partition(":")[0]:
+                    servers = ",".join(map(_host, self._servers))
+                    logger.warning("bus_away servers=%s name=%s fault=%s", servers, self._name, fault)
+                self.fault = fault
             finally:
                 self._client = None
                 await client.discard()
             await asyncio.sleep(random.uniform(*(RETRY_S_NEXT if failures_count else RETRY_S_FIRST)))
 
     async def _connect(self, client: _Client) -> None:
+        context, proof = self._access.context(), self._access.proof()
+        options: dict[str, Any] = {} if proof is None else proof.options()
+        client.tls_is_wanted = context is not None
         await client.connect(
             servers=self._servers,
             name=self._name,
@@ -192,71 +202,15 @@ class NatsConnection:
             ping_interval=PING_INTERVAL_S,
             max_outstanding_pings=2,
             flush_timeout=FLUSH_TIMEOUT_S,
-            tls=self._tls,
-            user_credentials=self._credentials,
+            tls=context,
+            inbox_prefix=self._inbox_prefix,
             pending_size=4 * OUTBOUND_BYTES_MAX,  # `publish` refuses first, so that the library never waits
+            **options,
         )
         while missing := [inflow for inflow in self._inflows if inflow not in client.inflows.values()]:
             for inflow in missing:
                 await client.attach(inflow)
             await client.settle()
-
-
-class _Inflow:
-    """The way of one subscription's messages to its sink: at once, or a few turns of the event loop later, oldest first."""
-
-    def __init__(self, *, subject: str, queue: str, sink: Sink, pending_max: int, counters: Counter[str]) -> None:
-        assert pending_max > 0, pending_max
-        self.subject = subject
-        self.queue = queue
-        self._sink: Sink | None = sink
-        self._pending: deque[tuple[str, str, bytes]] = deque()
-        self._pending_bytes = 0
-        self._pending_max = pending_max
-        self._spent_ns = 0
-        self._turning = False
-        self._counters = counters
-        self._loop = asyncio.get_running_loop()
-
-    def offer(self, subject: str, reply: str, payload: bytes) -> None:
-        """Hand it on now if this turn still has time and nothing waits; otherwise it waits, and the oldest may go."""
-        if not self._turning:
-            self._turning = True
-            self._loop.call_soon(self._turn)
-        if self._spent_ns < TURN_NS and not self._pending:
-            self._hand_on(subject, reply, payload)
-            return
-        self._pending.append((subject, reply, payload))
-        self._pending_bytes += len(payload)
-        while len(self._pending) > self._pending_max or self._pending_bytes > PENDING_BYTES_MAX:
-            self._pending_bytes -= len(self._pending.popleft()[2])
-            self._counters["pending_dropped"] += 1
-
-    def close(self) -> None:
-        """Nothing is handed on any more."""
-        self._sink = None
-        self._pending.clear()
-
-    def _turn(self) -> None:
-        self._spent_ns = 0
-        while self._spent_ns < TURN_NS and self._pending:
-            message = self._pending.popleft()
-            self._pending_bytes -= len(message[2])
-            self._hand_on(*message)
-        self._turning = bool(self._pending)
-        if self._turning:
-            self._loop.call_soon(self._turn)
-
-    def _hand_on(self, subject: str, reply: str, payload: bytes) -> None:
-        if self._sink is None:
-            return
-        started_ns = time.monotonic_ns()
-        try:
-            self._sink(subject, reply, payload)
-        except Exception:
-            self._counters["handler_failed"] += 1
-            logger.exception("bus handler failed", extra={"subject": subject})
-        self._spent_ns += time.monotonic_ns() - started_ns
 
 
 class _Client(Client):
@@ -265,11 +219,18 @@ class _Client(Client):
     def __init__(self, counters: Counter[str]) -> None:
         super().__init__()
         self.ended = asyncio.Event()
-        self.inflows: dict[int, _Inflow] = {}
+        self.inflows: dict[int, Inflow] = {}
+        self.tls_is_wanted = False
+        self._denials_logged = 0
         self._counters = counters
         self._ps = WireParser(self)  # type: ignore[assignment]
 
-    async def attach(self, inflow: _Inflow) -> None:
+    @property
+    def server(self) -> str:
+        """Where we are connected, without the password that its URL may hold."""
+        return "" if self.connected_url is None else _host(self.connected_url.netloc)
+
+    async def attach(self, inflow: Inflow) -> None:
         await self.subscribe(inflow.subject, queue=inflow.queue)
         self.inflows[self._sid] = inflow
 
@@ -280,10 +241,13 @@ class _Client(Client):
 
     async def note_error(self, error: Exception) -> None:
         self._counters["library_error"] += 1
-        logger.debug("bus client reported", extra={"error": repr(error)})
-        if "permissions violation" in str(error):
+        logger.debug("bus_client_reported error=%s", _fault_of(error))
+        if "permissions violation" in str(error).lower():
+            self._err = None  # not what the connection will end by
             self._counters["permission_denied"] += 1
-            logger.error("bus permission denied", extra={"error": str(error)[:300]})
+            if self._denials_logged < DENIALS_LOGGED_MAX:
+                self._denials_logged += 1
+                logger.error("bus_permission_denied server=%s error=%s", self.server, _said(error))
 
     async def discard(self) -> None:
         """Closed, politely if that takes less than a second."""
@@ -316,6 +280,13 @@ class _Client(Client):
         except Exception as error:  # it decodes what others chose; its reader must not end for that
             self._counters["undecodable"] += 1
             logger.debug("bus reply undecodable", extra={"error": repr(error)})
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        """Before anything is said: whoever asked for TLS is not talked into doing without."""
+        asked = self._current_server is not None and self._current_server.uri.scheme == "tls"
+        if initial_connection and (self.tls_is_wanted or asked) and not info.get("tls_required"):
+            raise nats.errors.Error("the server offers no TLS")
+        await super()._process_info(info, initial_connection)
 
     async def _process_pong(self) -> None:
         with suppress(asyncio.InvalidStateError):  # the answer to a flush that was given up
@@ -350,16 +321,22 @@ def _checked_servers(servers: list[str]) -> list[str]:
     return servers
 
 
-def _checked_credentials(credentials: str | Path | None) -> Path | None:
-    if credentials is None:
-        return None
-    if not Path(credentials).is_file():
-        raise ConfigError(f"{credentials}: no such credentials file")
-    if find_spec("nkeys") is None:
-        raise ConfigError("a credentials file needs one more package: pip install 'nats-py[nkeys]'")
-    return Path(credentials)
-
-
 def _host(server: str) -> str:
     """The server without the password that its URL may hold."""
     return server.rpartition("@")[2]
+
+
+def _fault_of(error: BaseException | None) -> str:
+    """Whose fault it is, and what was said of it; nothing of credentials is in what the library says."""
+    if error is None:
+        return "away: the server hung up"
+    if isinstance(error, ConfigError):
+        return f"credentials: {error}"[:FAULT_CHARS_MAX]
+    said = _said(error)
+    lowered = said.lower()
+    kind = "refused" if any(word in lowered for word in _REFUSALS) else "away"
+    return f"{kind}: {said}"
+
+
+def _said(error: BaseException) -> str:
+    return (str(error) or type(error).__name__)[:FAULT_CHARS_MAX]

@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
 
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+    parse_url,
+)
+from redis.connection import Connection as BlockingConnection
+from redis.connection import SSLConnection as BlockingSSLConnection
+from redis.connection import UnixDomainSocketConnection as BlockingSocketConnection
 from redis.exceptions import (
     AskError,
     AuthenticationError,
@@ -46,6 +55,16 @@ class Address:
     scheme: str
     options: dict[str, Any] = field(repr=False)
     """`host`, `port`, `path`, `db`, `username`, `password`, and what TLS needs."""
+
+    @property
+    def connection_class(self) -> type[AbstractConnection]:
+        """Of redis-py's, for asyncio."""
+        return {"rediss": SSLConnection, "unix": UnixDomainSocketConnection}.get(self.scheme, Connection)
+
+    @property
+    def blocking_class(self) -> Any:
+        """Of redis-py's, for threads."""
+        return {"rediss": BlockingSSLConnection, "unix": BlockingSocketConnection}.get(self.scheme, BlockingConnection)
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_client.adapters.redis_feature_tier import BlockingFeatureTier, RedisFeatureTier
 from edge_client.adapters.redis_features import RedisFeatureStore
@@ -33,19 +33,22 @@ def open_feature_ports(config: EdgeConfig, *, clock: Clock) -> FeaturePorts | No
         url,
         region=config.region,
         cluster=config.feature_store_cluster,
-        ca=config.feature_store_ca,
+        ca=config.local_ca if config.feature_store is None else config.feature_store_ca,
         clock_unix_ms=clock.unix_ms,
     )
     spool = None if config.feature_spool is None else SqliteSpool(Path(config.feature_spool))
     if config.feature_store is None or config.local is None:
         return FeaturePorts(store=store, spool=spool)
-    boot = boot_id(clock)
+    options: dict[str, Any] = {
+        "region": config.region,
+        "boot_id": boot_id(clock),
+        "ca": config.local_ca,
+        "clock_unix_ms": clock.unix_ms,
+    }
     return FeaturePorts(
         store=store,
-        tier=RedisFeatureTier(config.local, region=config.region, boot_id=boot, clock_unix_ms=clock.unix_ms),
-        blocking_tier=BlockingFeatureTier(
-            config.local, region=config.region, boot_id=boot, clock_unix_ms=clock.unix_ms
-        ),
+        tier=RedisFeatureTier(config.local, **options),
+        blocking_tier=BlockingFeatureTier(config.local, **options),
         spool=spool,
     )
 

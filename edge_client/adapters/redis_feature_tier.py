@@ -20,7 +20,6 @@ from urllib.parse import quote
 from weakref import WeakSet
 
 from redis.backoff import NoBackoff
-from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
@@ -35,7 +34,6 @@ from edge_client.protocol.features import Entry
 from edge_client.runtime.feature_ports import Held
 
 THREADS_MAX: Final = 64
-_WHAT: Final = "local tier"
 _KNOWN_END: Final = 60
 _BEFORE: Final = 76
 _GET_MAX: Final = 512
@@ -77,10 +75,8 @@ class _Strings:
         return (self.prefix + key,), (head, encode_entry(entry), min(life_ms or DAY_MS, DAY_MS))
 
 
-class RedisFeatureTier:
-    """A `FeatureTier` at `url`. `boot_id` names this life of the machine. Each call ends within `timeout_ms` for each
-    1,024 commands or 4 MiB that it sends. Raises `LocalTierError`; the constructor raises `ConfigError`.
-    """
+class _Tier:
+    """What both ways in have in common."""
 
     def __init__(
         self,
@@ -88,23 +84,42 @@ class RedisFeatureTier:
         *,
         region: str,
         boot_id: str,
+        ca: str | None = None,
         clock_unix_ms: Callable[[], int] = unix_ms,
         timeout_ms: int = 1_000,
         connect_timeout_ms: int = 500,
     ) -> None:
-        address = address_of(url, what=_WHAT)
-        self._wire = RedisWire(address, raised=_error, timeout_ms=timeout_ms, connect_timeout_ms=connect_timeout_ms)
+        self._address = address_of(url, what="local tier", ca=ca)
+        self._timeout_ms, self._connect_timeout_ms = timeout_ms, connect_timeout_ms
         self._strings = _Strings(region=region, boot_id=boot_id, clock_unix_ms=clock_unix_ms)
         self._prefix = self._strings.prefix
-        self._shown = address.shown
+        self._prepare()
 
     def __repr__(self) -> str:
-        return f"<RedisFeatureTier {self._shown}>"
+        return f"<{type(self).__name__} {self._address.shown}>"
 
     @property
     def unreadable_count(self) -> int:
         """Strings that were not in our form, and were taken for absent."""
         return self._strings.unreadable_count
+
+    def _prepare(self) -> None:
+        raise NotImplementedError
+
+
+class RedisFeatureTier(_Tier):
+    """A `FeatureTier` at `url`. `boot_id` names this life of the machine; `ca` is a file of certificates to trust instead of
+    the system's. Each call ends within `timeout_ms` for each 1,024 commands or 4 MiB that it sends. Raises `LocalTierError`;
+    the constructor raises `ConfigError`.
+    """
+
+    def _prepare(self) -> None:
+        self._wire = RedisWire(
+            self._address,
+            raised=_error,
+            timeout_ms=self._timeout_ms,
+            connect_timeout_ms=self._connect_timeout_ms,
+        )
 
     async def connect(self) -> None:
         """Redis answered. Later calls work all the same once it does."""
@@ -156,46 +171,24 @@ class _Line:
         """Whether it has answered since it was last made."""
 
 
-class BlockingFeatureTier:
-    """Reads the same tier in the caller's thread. Each thread has one connection; a thread beyond `threads_max` is refused.
+class BlockingFeatureTier(_Tier):
+    """Reads the same tier in the caller's thread. Each thread has one connection; a thread beyond 64 is refused.
 
     After a fork the child makes connections of its own. Each wait ends within `timeout_ms`. Raises `LocalTierError`; the
     constructor raises `ConfigError`. Any thread may call anything.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        region: str,
-        boot_id: str,
-        clock_unix_ms: Callable[[], int] = unix_ms,
-        timeout_ms: int = 1_000,
-        connect_timeout_ms: int = 500,
-        threads_max: int = THREADS_MAX,
-    ) -> None:
-        self._address = address_of(url, what=_WHAT)
+    threads_max = THREADS_MAX
+
+    def _prepare(self) -> None:
         self._options = self._address.options | {
-            "socket_timeout": timeout_ms / 1000,
-            "socket_connect_timeout": connect_timeout_ms / 1000,
+            "socket_timeout": self._timeout_ms / 1000,
+            "socket_connect_timeout": self._connect_timeout_ms / 1000,
             "protocol": 2,
         }
-        self._class: Any = {"rediss": SSLConnection, "unix": UnixDomainSocketConnection}.get(
-            self._address.scheme, Connection
-        )
-        self._strings = _Strings(region=region, boot_id=boot_id, clock_unix_ms=clock_unix_ms)
-        self._prefix = self._strings.prefix
-        self._threads_max = threads_max
+        self._class = self._address.blocking_class
         self._closed = False
         self._begin()
-
-    def __repr__(self) -> str:
-        return f"<BlockingFeatureTier {self._address.shown}>"
-
-    @property
-    def unreadable_count(self) -> int:
-        """Strings that were not in our form, and were taken for absent."""
-        return self._strings.unreadable_count
 
     def get(self, key: str) -> Held | None:
         """What is held of a key, unless it has expired."""
@@ -230,8 +223,8 @@ class BlockingFeatureTier:
         line: _Line | None = getattr(self._local, "line", None)
         if line is None:
             with self._lock:
-                if len(self._lines) >= self._threads_max:
-                    raise LocalTierError(f"more than {self._threads_max} threads read from the local tier at once")
+                if len(self._lines) >= self.threads_max:
+                    raise LocalTierError(f"more than {self.threads_max} threads read from the local tier at once")
                 line = self._local.line = _Line(self._class(retry=Retry(NoBackoff(), 0), **self._options))
                 self._lines.add(line)
         return line

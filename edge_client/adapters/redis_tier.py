@@ -21,9 +21,10 @@ from urllib.parse import quote
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import RedisError
 
-from edge_client.errors import ConfigError, LocalTierError
+from edge_client.adapters.redis_address import address_of, cause_of, described
+from edge_client.errors import LocalTierError
 from edge_client.protocol.position import Position
 
 BLOB_CHUNK_BYTES: Final = 8 * 1024 * 1024
@@ -73,26 +74,32 @@ class _Manifest:
 class RedisTier:
     """A `LocalTier` at `url` (`redis://`, `rediss://` or `unix://`). Each call ends within `timeout_ms`, or once per chunk.
 
-    Every method raises `LocalTierError` when Redis is away, refuses, is full or is slow; the next call tries afresh, so
+    `ca` names a file of certificates to trust instead of the system's. Every method raises `LocalTierError` when Redis is away, refuses, is full or is slow; the next call tries afresh, so
     that it works again as soon as Redis does. The constructor raises `ConfigError` for a URL that makes no sense.
     """
 
-    def __init__(self, url: str, *, namespace: str, connect_timeout_ms: int = 1_000, timeout_ms: int = 5_000) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        namespace: str,
+        ca: str | None = None,
+        connect_timeout_ms: int = 1_000,
+        timeout_ms: int = 5_000,
+    ) -> None:
         self._timeout_s = timeout_ms / 1000
-        try:
-            pool = BlockingConnectionPool.from_url(
-                url,
-                max_connections=_CONNECTIONS_MAX,
-                timeout=self._timeout_s,
-                socket_connect_timeout=connect_timeout_ms / 1000,
-                socket_timeout=self._timeout_s,
-                retry=Retry(NoBackoff(), 0),
-                # With RESP3, redis-py listens for maintenance news and hands out connections that the server closed.
-                protocol=2,
-            )
-        except (ValueError, TypeError):
-            # What redis-py says of a URL may repeat a part of the password.
-            raise ConfigError("local tier URL: not understood; escape what is special in the password") from None
+        self._address = address_of(url, what="local tier", ca=ca)
+        pool = BlockingConnectionPool(
+            connection_class=self._address.connection_class,
+            max_connections=_CONNECTIONS_MAX,
+            timeout=self._timeout_s,
+            socket_connect_timeout=connect_timeout_ms / 1000,
+            socket_timeout=self._timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            # With RESP3, redis-py listens for maintenance news and hands out connections that the server closed.
+            protocol=2,
+            **self._address.options,
+        )
         self._redis: Any = Redis(connection_pool=pool)  # its annotations name answers that we never get
         self._pool = pool
         self._set_if_newer = self._redis.register_script(_SET_IF_NEWER)
@@ -102,10 +109,13 @@ class RedisTier:
         self.unreadable_count = 0
         """Entries and manifests that were not in our form, and were taken for absent."""
 
+    def __repr__(self) -> str:
+        return f"<RedisTier {self._address.shown}>"
+
     async def connect(self) -> None:
-        """Redis answered. Raises `LocalTierError`; later calls work all the same once it does answer."""
+        """Redis answered, and lets us read. Raises `LocalTierError`; later calls work all the same once it does answer."""
         async with self._bounded():
-            await self._redis.ping()
+            await self._redis.get(self._entry_key(""))
 
     async def close(self) -> None:
         """Release the connections. Does not raise."""
@@ -233,12 +243,9 @@ class RedisTier:
         try:
             async with asyncio.timeout(self._timeout_s):
                 yield
-        except TimeoutError as error:
-            raise LocalTierError("Redis did not answer in time") from error
-        except (RedisError, OSError) as error:
-            if isinstance(error, OutOfMemoryError) or "OOM" in str(error):  # scripts report it as text
-                raise LocalTierError("Redis is full: raise its maxmemory or keep fewer versions") from error
-            raise LocalTierError(f"Redis failed: {str(error)[:300] or type(error).__name__}") from error
+        except (TimeoutError, RedisError, OSError) as error:
+            text, _ = described(error, address=self._address)
+            raise LocalTierError(text) from cause_of(error, address=self._address)
 
     def _entry_key(self, key: str) -> str:
         return f"{self._namespace}:entry:{key}"

@@ -17,7 +17,6 @@ from hashlib import sha1
 from typing import Any, Final, NamedTuple, Protocol
 
 from redis.asyncio.cluster import RedisCluster
-from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -70,8 +69,8 @@ class Wire(Protocol):
         ...
 
 
-class RedisWire:
-    """A `Wire` to one server, over at most `connections_max` connections. Belongs to one event loop."""
+class _BaseWire:
+    """What both kinds of `Wire` have in common."""
 
     def __init__(
         self,
@@ -85,19 +84,15 @@ class RedisWire:
         self.address = address
         self.raised = raised
         self._timeout_s = timeout_ms / 1000
-        # A socket timeout would make a task of every write; the whole call has one instead.
-        self._options = address.options | {"socket_connect_timeout": connect_timeout_ms / 1000, "socket_timeout": None}
         # With RESP3, redis-py listens for maintenance news and hands out connections that the server closed.
-        self._options |= {"protocol": 2}
-        self._class = {"rediss": SSLConnection, "unix": UnixDomainSocketConnection}.get(address.scheme, Connection)
-        self._idle: list[Any] = []
-        self._all: list[Any] = []
+        self._options = address.options | {"socket_connect_timeout": connect_timeout_ms / 1000, "protocol": 2}
+        self._connections_max = connections_max
         self._free = asyncio.Semaphore(connections_max)
-        self._closed = False
+        self._prepare()
 
     async def call(self, *command: Any) -> Any:
         """The reply. Raises what `raised` makes of a failure or of an error reply."""
-        (reply,) = await self._exchange((command,))
+        (reply,) = await self._replies((command,))
         if isinstance(reply, Exception):
             raise self.failed(reply) from cause_of(reply, address=self.address)
         return reply
@@ -106,8 +101,36 @@ class RedisWire:
         """The replies, in order; error replies are values among them. Raises for failures of the way."""
         replies: list[Any] = []
         for part in _parts(commands):
-            replies += await self._exchange(part)
+            replies += await self._replies(part)
         return replies
+
+    def failed(self, error: BaseException) -> EdgeError:
+        """What to raise for it."""
+        return self.raised(*described(error, address=self.address))
+
+    async def _replies(self, commands: Sequence[Command]) -> list[Any]:
+        try:
+            async with asyncio.timeout(self._timeout_s), self._free:
+                return await self._exchange(commands)
+        except (RedisError, RedisClusterException, OSError) as error:
+            raise self.failed(error) from cause_of(error, address=self.address)
+
+    def _prepare(self) -> None:
+        raise NotImplementedError
+
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        raise NotImplementedError
+
+
+class RedisWire(_BaseWire):
+    """A `Wire` to one server, over at most `connections_max` connections. Belongs to one event loop."""
+
+    def _prepare(self) -> None:
+        # A socket timeout would make a task of every write; the whole call has one instead.
+        self._options |= {"socket_timeout": None}
+        self._idle: list[Any] = []
+        self._all: list[Any] = []
+        self._closed = False
 
     async def close(self) -> None:
         """Release the connections. Does not raise."""
@@ -116,100 +139,56 @@ class RedisWire:
             with suppress(RedisError, OSError):
                 await connection.disconnect()
 
-    def failed(self, error: BaseException) -> EdgeError:
-        """What to raise for it."""
-        return self.raised(*described(error, address=self.address))
-
     def _take(self) -> Any:
         if self._closed:
             raise RedisConnectionError("closed")
         if self._idle:
             return self._idle.pop()
-        connection = self._class(retry=Retry(NoBackoff(), 0), **self._options)
+        connection = self.address.connection_class(retry=Retry(NoBackoff(), 0), **self._options)
         self._all.append(connection)
         return connection
 
     async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        connection = self._take()
         try:
-            async with asyncio.timeout(self._timeout_s), self._free:
-                connection = self._take()
-                try:
-                    known = connection.is_connected
-                    packed = connection.pack_commands(commands)
-                    try:
-                        return await _exchanged(connection, packed, count=len(commands))
-                    except RedisConnectionError:
-                        if not known or self._closed:
-                            raise
-                    # The server had closed it since its last use.
-                    await connection.disconnect(nowait=True)
-                    return await _exchanged(connection, packed, count=len(commands))
-                except BaseException:
-                    # A reply that nobody waits for any longer must not become the next call's.
-                    await connection.disconnect(nowait=True)
+            known = connection.is_connected
+            packed = connection.pack_commands(commands)
+            try:
+                return await _exchanged(connection, packed, count=len(commands))
+            except RedisConnectionError:
+                if not known or self._closed:
                     raise
-                finally:
-                    self._idle.append(connection)
-        except (RedisError, OSError) as error:
-            raise self.failed(error) from cause_of(error, address=self.address)
+            # The server had closed it since its last use.
+            await connection.disconnect(nowait=True)
+            return await _exchanged(connection, packed, count=len(commands))
+        except BaseException:
+            # A reply that nobody waits for any longer must not become the next call's.
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            self._idle.append(connection)
 
 
-class ClusterWire:
+class ClusterWire(_BaseWire):
     """A `Wire` to a Redis Cluster; what belongs together must share a hash tag. Belongs to one event loop."""
 
-    def __init__(
-        self,
-        address: Address,
-        *,
-        raised: Raised,
-        timeout_ms: int,
-        connect_timeout_ms: int,
-        connections_max: int = CONNECTIONS_MAX,
-    ) -> None:
-        if address.scheme == "unix" or address.options.get("db"):
+    def _prepare(self) -> None:
+        if self.address.scheme == "unix" or self.address.options.get("db"):
             raise ConfigError("a Redis cluster has neither sockets nor numbered databases")
-        self.address = address
-        self.raised = raised
-        self._timeout_s = timeout_ms / 1000
-        options: dict[str, Any] = {"host": "localhost"} | address.options | {"ssl": address.scheme == "rediss"}
+        options: dict[str, Any] = {"host": "localhost"} | self._options | {"ssl": self.address.scheme == "rediss"}
         self._cluster: Any = RedisCluster(
             **options,
-            socket_connect_timeout=connect_timeout_ms / 1000,
             socket_timeout=self._timeout_s,
-            max_connections=connections_max,
+            max_connections=self._connections_max,
             retry=Retry(NoBackoff(), 1),
-            protocol=2,
         )
-        self._free = asyncio.Semaphore(connections_max)
-
-    async def call(self, *command: Any) -> Any:
-        """The reply. Raises what `raised` makes of a failure or of an error reply."""
-        (reply,) = await self.run([command])
-        if isinstance(reply, Exception):
-            raise self.failed(reply) from cause_of(reply, address=self.address)
-        return reply
-
-    async def run(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies, in order; error replies are values among them. Raises for failures of the way."""
-        replies: list[Any] = []
-        for part in _parts(commands):
-            try:
-                async with asyncio.timeout(self._timeout_s), self._free:
-                    replies += await self._pipeline(part)
-            except (RedisError, RedisClusterException, OSError) as error:
-                raise self.failed(error) from cause_of(error, address=self.address)
-        return replies
 
     async def close(self) -> None:
         """Release the connections. Does not raise."""
         with suppress(RedisError, RedisClusterException, OSError):
             await self._cluster.aclose()
 
-    def failed(self, error: BaseException) -> EdgeError:
-        """What to raise for it."""
-        return self.raised(*described(error, address=self.address))
-
-    async def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
         for is_last in (False, True):
             pipeline = self._cluster.pipeline()
             for command in commands:

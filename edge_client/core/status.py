@@ -64,6 +64,9 @@ class ClientStatus:
     edge_id: str
     connected: bool
     """Whether the bus is connected; says nothing about anybody talking on it."""
+    bus_fault: str = ""
+    """Why it is not: `refused: …` by servers that know us not or no longer, `credentials: …` where our own files are at fault,
+    or `away: …`. Tried again whichever it is."""
     position: Position
     lease_remaining_ms: int
     """How long strong readings could go on if nothing more were heard; 0 without a lease."""

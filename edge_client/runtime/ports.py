@@ -6,7 +6,7 @@ conformance suite. Adapters translate the exceptions of their library into `edge
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -62,6 +62,16 @@ class Bus(Protocol):
 
     @property
     def connected(self) -> bool: ...
+
+    @property
+    def fault(self) -> str:
+        """Why it is not connected, in a sentence without secrets; empty while it is, and before that is known."""
+        ...
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What happened so far, by stable words."""
+        ...
 
     async def subscribe(self, subject: str, *, handler: Callable[[Delivery], None], pending_max: int) -> None:
         """Call `handler` on the event loop for each message; beyond `pending_max` unhandled ones the oldest go, counted."""

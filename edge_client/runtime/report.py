@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edge_client.core.status import ModelStatus
     from edge_client.protocol.messages import FeatureObservations
     from edge_client.protocol.observations import Observations
+    from edge_client.protocol.subjects import Subjects
     from edge_client.runtime.ports import Bus, Clock
     from edge_client.runtime.signals import Pulse, Signal
     from edge_client.runtime.state import EdgeState
@@ -35,6 +36,8 @@ HEARD_NS: Final = 1_000 * MS
 """How long a new life waits to hear whether its id is free."""
 PATIENCE_NS: Final = 5_000 * MS
 """How long a new life asks for its id every second: the one before may have crashed a moment ago."""
+SILENCE_NS: Final = 3_000 * MS
+"""How long nobody may answer before reports go on the other subject."""
 SWITCH_REPORTS: Final = 3
 """How many successive reports carry a switch, since any of them may be lost."""
 SWITCHES_MAX: Final = 64
@@ -59,7 +62,7 @@ class Report:
         observed: Callable[[], tuple[Observations, ...]] = tuple,
         features: Callable[[], tuple[FeatureObservations, ...]] = tuple,
         bus: Bus,
-        subject: str,
+        subjects: Subjects,
         inbox: str,
         clock: Clock,
         wake: Signal,
@@ -72,7 +75,9 @@ class Report:
         self._observed = observed
         self._features = features
         self._bus = bus
-        self._subject = subject
+        self._subjects = subjects
+        self._on_own = self._knows_us = config.nats_credentials is not None
+        self._answered_at_ns: int | None = None
         self._inbox = inbox
         self._clock = clock
         self._wake = wake
@@ -111,6 +116,7 @@ class Report:
         elif self.accepted is False:
             _log.warning("edge_id_accepted edge=%s", reply.edge_id)
         self.accepted, self.refusal = reply.accepted, reply.reason
+        self._answered_at_ns, self._on_own = self._clock.now_ns(), self._on_own or reply.own_subject
         self._pulse.fire()
 
     async def wait_accepted(self) -> None:
@@ -131,10 +137,22 @@ class Report:
     async def send(self, *, leaving: bool = False) -> None:
         """Send one report; that it does not get through is counted."""
         try:
-            await self._bus.publish(self._subject, payload=self._payload(leaving=leaving), reply_to=self._inbox)
+            await self._bus.publish(self._subject(), payload=self._payload(leaving=leaving), reply_to=self._inbox)
             self.counters["reports_sent"] += 1
         except BusUnavailableError:
             self.counters["reports_unsent"] += 1
+
+    def _subject(self) -> str:
+        """Our own once the region says that it hears it; a region of the version before hears only the one for all.
+
+        A bus that knows us lets us speak on our own alone. Else silence has us try the other one.
+        """
+        now_ns = self._clock.now_ns()
+        if self._answered_at_ns is None:
+            self._answered_at_ns = now_ns
+        elif not self._knows_us and now_ns - self._answered_at_ns >= SILENCE_NS:
+            self._answered_at_ns, self._on_own = now_ns, not self._on_own
+        return self._subjects.report_of(self._config.edge_id) if self._on_own else self._subjects.report
 
     def _payload(self, *, leaving: bool) -> bytes:
         models = tuple(_served(status) for status in self._statuses())

@@ -58,6 +58,7 @@ class Standing:
         return ClientStatus(
             edge_id=self._config.edge_id,
             connected=self._bus.connected,
+            bus_fault=self._bus.fault,
             position=self._state.position,
             lease_remaining_ms=self._state.lease_remaining_ns() // 1_000_000,
             source=self._state.source,
@@ -93,4 +94,4 @@ class Standing:
         total = self._state.counters() + self._models.plan_counters + self.report.counters
         for part in (*self._parts, *(() if self._features is None else (self._features,))):
             total += part.counters
-        return total
+        return total + Counter({f"bus_{name}": count for name, count in self._bus.counters.items()})

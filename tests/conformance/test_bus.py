@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_client.adapters.nats_access import NatsAccess
 from edge_client.adapters.nats_bus import NatsBus
 from edge_client.adapters.nats_connection import NatsConnection
 from edge_client.adapters.nats_wire import WireParser
@@ -377,8 +378,8 @@ def test_a_password_in_a_url_is_not_shown():
 
 
 def test_missing_credentials_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="no such credentials file"):
-        NatsBus("nats://host", name="test", credentials=tmp_path / "none.creds")
+    with pytest.raises(ConfigError, match="nats_credentials: cannot read .*No such file"):
+        NatsBus("nats://host", name="test", access=NatsAccess(credentials=tmp_path / "none.creds"))
 
 
 class RecordingClient:

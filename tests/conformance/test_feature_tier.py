@@ -250,9 +250,9 @@ def tier_at(server: RedisServer, *, timeout_ms: int = 1_000, clock: Callable[[],
 
 
 def blocking_at(server: RedisServer, *, timeout_ms: int = 1_000, threads_max: int = 64) -> BlockingFeatureTier:
-    return BlockingFeatureTier(
-        server.url, region="north", boot_id="boot", timeout_ms=timeout_ms, threads_max=threads_max
-    )
+    tier = BlockingFeatureTier(server.url, region="north", boot_id="boot", timeout_ms=timeout_ms)
+    tier.threads_max = threads_max
+    return tier
 
 
 PLANTED = {

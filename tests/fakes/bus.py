@@ -193,6 +193,10 @@ class Connection:
         return self._open and not self._cut and self.hub.up
 
     @property
+    def fault(self) -> str:
+        return "" if self.connected else "away"
+
+    @property
     def counters(self) -> Mapping[str, int]:
         return self._counters
 

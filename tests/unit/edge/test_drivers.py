@@ -35,6 +35,7 @@ from edge_client.protocol.messages import (
 )
 from edge_client.protocol.models import Terms, Version
 from edge_client.protocol.position import Position
+from edge_client.protocol.subjects import Subjects
 from edge_client.runtime import listeners as listeners_module
 from edge_client.runtime.downloads import Downloads
 from edge_client.runtime.listeners import Listeners
@@ -270,7 +271,7 @@ async def test_a_report_that_is_too_long_tells_of_fewer_models():
         state=a_state(clock),
         statuses=lambda: statuses,
         bus=bus,
-        subject="r",
+        subjects=Subjects("default"),
         inbox="i",
         clock=clock,
         wake=Signal(asyncio.get_running_loop()),

@@ -10,6 +10,7 @@ from edge_client.core.status import ModelStatus
 from edge_client.protocol.messages import EDGE_FRAME_BYTES_MAX, EdgeReport, decode_edge
 from edge_client.protocol.models import Assignment
 from edge_client.protocol.observations import Observations, observations_fault
+from edge_client.protocol.subjects import Subjects
 from edge_client.runtime.report import ALL_OBSERVATIONS_NS, OBSERVATION_REPORTS, Report
 from edge_client.runtime.signals import Pulse, Signal
 from tests.fakes.bus import Hub
@@ -38,7 +39,7 @@ class Mouth:
             statuses=lambda: statuses,
             observed=lambda: self.sheets,
             bus=self.bus,
-            subject="r",
+            subjects=Subjects("default"),
             inbox="i",
             clock=self.clock,
             wake=Signal(asyncio.get_running_loop()),

@@ -1,0 +1,78 @@
+"""One subscription's messages on their way to whoever asked for them, bounded in number, in bytes and in time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Final
+
+PENDING_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Of one subscription's unhandled messages, whatever their number."""
+
+TURN_NS: Final = 5_000_000
+"""What one subscription's handler may take of one turn of the event loop; then the rest waits, so that others have theirs."""
+
+Sink = Callable[[str, str, bytes], None]
+"""Takes subject, reply subject (empty if there is none) and payload."""
+
+_log = logging.getLogger(__name__)
+
+
+class Inflow:
+    """The way of one subscription's messages to its sink: at once, or a few turns of the event loop later, oldest first."""
+
+    def __init__(self, *, subject: str, queue: str, sink: Sink, pending_max: int, counters: Counter[str]) -> None:
+        assert pending_max > 0, pending_max
+        self.subject = subject
+        self.queue = queue
+        self._sink: Sink | None = sink
+        self._pending: deque[tuple[str, str, bytes]] = deque()
+        self._pending_bytes = 0
+        self._pending_max = pending_max
+        self._spent_ns = 0
+        self._turning = False
+        self._counters = counters
+        self._loop = asyncio.get_running_loop()
+
+    def offer(self, subject: str, reply: str, payload: bytes) -> None:
+        """Hand it on now if this turn still has time and nothing waits; otherwise it waits, and the oldest may go."""
+        if not self._turning:
+            self._turning = True
+            self._loop.call_soon(self._turn)
+        if self._spent_ns < TURN_NS and not self._pending:
+            self._hand_on(subject, reply, payload)
+            return
+        self._pending.append((subject, reply, payload))
+        self._pending_bytes += len(payload)
+        while len(self._pending) > self._pending_max or self._pending_bytes > PENDING_BYTES_MAX:
+            self._pending_bytes -= len(self._pending.popleft()[2])
+            self._counters["pending_dropped"] += 1
+
+    def close(self) -> None:
+        """Nothing is handed on any more."""
+        self._sink = None
+        self._pending.clear()
+
+    def _turn(self) -> None:
+        self._spent_ns = 0
+        while self._spent_ns < TURN_NS and self._pending:
+            message = self._pending.popleft()
+            self._pending_bytes -= len(message[2])
+            self._hand_on(*message)
+        self._turning = bool(self._pending)
+        if self._turning:
+            self._loop.call_soon(self._turn)
+
+    def _hand_on(self, subject: str, reply: str, payload: bytes) -> None:
+        if self._sink is None:
+            return
+        started_ns = time.monotonic_ns()
+        try:
+            self._sink(subject, reply, payload)
+        except Exception:
+            self._counters["handler_failed"] += 1
+            _log.exception("bus_handler_failed subject=%s", subject)
+        self._spent_ns += time.monotonic_ns() - started_ns
