@@ -142,8 +142,6 @@ class ReportReply(RegionMessage, frozen=True, kw_only=True, omit_defaults=True, 
     reason: str = ""
     own_subject: bool = False
     """Whether nodes hear each edge's own subject of reports. Added later: nodes that say nothing of it hear `report` alone."""
-    own_subject: bool = False
-    """Whether nodes hear each edge's own subject of reports. Added later: nodes that say nothing of it hear `report` alone."""
 
 
 class EdgeMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
