@@ -10,14 +10,14 @@ PYTEST := $(BIN)/python -m pytest
 unit integration coverage: export PYTHONHASHSEED := 0
 
 # Isolated tests share the cores; tests that start real servers run one after another, so that bounds on time hold.
-ISOLATED := $(wildcard tests/unit tests/property tests/interaction tests/conformance tests/simulation tests/api tests/typing tests/meta)
+ISOLATED := $(wildcard tests/unit tests/property tests/interaction tests/conformance tests/simulation tests/api tests/fuzz tests/typing tests/meta)
 SERIAL := $(wildcard tests/integration/test_*.py tests/chaos/test_*.py)
 SECONDS ?= 60
 PURE := $(wildcard tests/unit tests/property tests/interaction tests/simulation)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check unit integration coverage bench mutants soak fix clean
+.PHONY: help install demo test check unit integration coverage bench mutants soak fuzz fix clean
 
 help: ## show this list
 	@echo "usage: make TARGET"
@@ -60,6 +60,9 @@ mutants: $(STAMP) ## switch off one rule of the protocol at a time; the simulati
 
 soak: $(STAMP) ## simulate fresh seeds on all cores; SECONDS=60
 	$(BIN)/python -m tests.simulation soak --seconds $(SECONDS)
+
+fuzz: $(STAMP) ## damage what nodes, edges and ccs read, and see that they refuse it; SECONDS=60 for each reader
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 fix: $(STAMP) ## format, and mend what the linter can mend
 	$(BIN)/ruff check --fix --exit-zero

@@ -77,7 +77,11 @@ def opened(path: Path) -> Iterator[Bundle]:
         return
     with tempfile.TemporaryDirectory(prefix="ccs-bundle-") as directory:
         bytes_max = min(BUNDLE_BYTES_MAX, RATIO_MAX * path.stat().st_size + RATIO_FREE_BYTES)
-        yield _of_archive(path, Path(directory), bytes_max=bytes_max)
+        try:
+            bundle = _of_archive(path, Path(directory), bytes_max=bytes_max)
+        except _UNREADABLE as error:
+            raise LocalError(f"{path} is not a readable .tar.gz archive: {error}") from None
+        yield bundle
 
 
 def _of_directory(root: Path) -> Bundle:
@@ -125,20 +129,17 @@ def _of_archive(path: Path, directory: Path, *, bytes_max: int) -> Bundle:
 
 
 def _members(path: Path, *, bytes_max: int) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-    """Every member of an archive, in order. Raises `LocalError` for what cannot be read or is too much."""
-    try:
-        with (
-            gzip.open(path, "rb") as unpacked,
-            tarfile.TarFile(fileobj=_Guarded(unpacked, bytes_max=bytes_max)) as archive,
-        ):
-            count = 0
-            while (member := archive.next()) is not None:
-                count += 1
-                if count > MEMBERS_MAX:
-                    raise LocalError(f"{path} has more than {MEMBERS_MAX} members")
-                yield member, archive
-    except _UNREADABLE as error:
-        raise LocalError(f"{path} is not a readable .tar.gz archive: {error}") from None
+    """Every member of an archive, in order. Raises `LocalError` for what is too much, and what `_UNREADABLE` names."""
+    with (
+        gzip.open(path, "rb") as unpacked,
+        tarfile.TarFile(fileobj=_Guarded(unpacked, bytes_max=bytes_max)) as archive,
+    ):
+        count = 0
+        while (member := archive.next()) is not None:
+            count += 1
+            if count > MEMBERS_MAX:
+                raise LocalError(f"{path} has more than {MEMBERS_MAX} members")
+            yield member, archive
 
 
 class _Guarded(io.RawIOBase):

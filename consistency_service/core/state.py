@@ -122,6 +122,15 @@ class FeatureClassState(msgspec.Struct, kw_only=True):
     window_at_unix_ms: int = 0
 
 
+class RevokedPublisher(msgspec.Struct, frozen=True, kw_only=True):
+    """A publisher's key that nothing is to be loaded by any more."""
+
+    key_id: str
+    author: str
+    reason: str
+    revoked_at_unix_ms: int
+
+
 class RequestResult(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str
     outcome: Outcome
@@ -148,6 +157,8 @@ class State(msgspec.Struct, kw_only=True):
     freeze: Freeze | None = None
     webhooks: dict[str, Webhook] = {}
     feature_classes: dict[str, FeatureClassState] = {}
+    publishers_revoked: dict[str, RevokedPublisher] = {}
+    """By key id. Added later."""
 
     @property
     def position(self) -> Position:
@@ -186,6 +197,7 @@ class State(msgspec.Struct, kw_only=True):
             terms=self.terms,
             models=tuple(model.view() for model in self.models.values()),
             feature_classes=tuple(known.feature_class for known in self.feature_classes.values()),
+            publishers_revoked=tuple(self.publishers_revoked),
         )
 
 
@@ -202,7 +214,7 @@ def decode_state(payload: bytes) -> State:
     """The state of `encode_state`'s bytes. Raises `ValueError`."""
     try:
         state = _decoder.decode(payload)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ValueError(f"not a state: {error}") from None
     if state.version != STATE_VERSION:
         raise ValueError(f"state version {state.version} is not {STATE_VERSION}")

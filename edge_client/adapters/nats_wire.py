@@ -104,5 +104,5 @@ def _message(words: list[bytes], *, counts: tuple[int, int]) -> tuple[int, bytes
 def _info(text: bytes) -> dict[str, Any]:
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise nats.errors.ProtocolError("malformed INFO") from error

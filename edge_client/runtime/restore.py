@@ -114,7 +114,7 @@ class Restore:
             return None
         try:
             kept_unix_ms, frames = _decoder.decode(stored)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             self.counters["restores_undecodable"] += 1
             return None
         words: list[tuple[Event | SnapshotChunk, bytes]] = []
@@ -149,7 +149,7 @@ class Restore:
         stored = await self._tier.get(HEARD_KEY)
         try:
             return 0 if stored is None else _heard_decoder.decode(stored)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             self.counters["restores_undecodable"] += 1
             return 0
 
