@@ -237,6 +237,15 @@ class SetFeatureWindow(Authorised, frozen=True, kw_only=True, tag="SetFeatureWin
     reason: str
 
 
+class RevokePublisher(Command, frozen=True, kw_only=True, tag="RevokePublisher"):
+    """Nothing that only this key signed is to be loaded any more, anywhere; there is no way back. Added later: nodes that do
+    not know it refuse it as undecodable, so use it once all do.
+    """
+
+    key_id: str
+    reason: str = ""
+
+
 AnyCommand = (
     Bootstrap
     | AssumeAuthority
@@ -262,6 +271,7 @@ AnyCommand = (
     | SetFeatureClass
     | RemoveFeatureClass
     | SetFeatureWindow
+    | RevokePublisher
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -56,6 +56,7 @@ class Ledger:
         removed: tuple[str, ...] = (),
         feature_classes: tuple[FeatureClass, ...] = (),
         feature_classes_removed: tuple[str, ...] = (),
+        publishers_revoked: tuple[str, ...] = (),
         detail: dict[str, Any] | None = None,
         trace: str = "",
     ) -> Outcome:
@@ -75,6 +76,7 @@ class Ledger:
                 removed=removed,
                 feature_classes=feature_classes,
                 feature_classes_removed=feature_classes_removed,
+                publishers_revoked=publishers_revoked,
             )
         )
         if len(state.outbox) > OUTBOX_MAX:

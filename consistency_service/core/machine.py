@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from consistency_service.core import commands as c
-from consistency_service.core.feature_machine import FeatureMachine
 from consistency_service.core.ledger import OUTBOX_MAX
 from consistency_service.core.outcomes import Outcome
+from consistency_service.core.publisher_machine import PublisherMachine
 from consistency_service.core.refusals import RefusalError
 from consistency_service.core.state import (
     AuditEntry,
@@ -38,7 +38,7 @@ NOT_CONSUMED: Final = frozenset({"not_authority", "number_passed", "not_bootstra
 """Refusals that leave the request id free: the same request may be proposed again with a fresh reading."""
 
 
-class MetadataMachine(FeatureMachine):
+class MetadataMachine(PublisherMachine):
     """Applies commands to a `State`. Not thread-safe; deterministic."""
 
     def __init__(self) -> None:
@@ -68,6 +68,7 @@ class MetadataMachine(FeatureMachine):
             c.SetFeatureClass: self._set_feature_class,
             c.RemoveFeatureClass: self._remove_feature_class,
             c.SetFeatureWindow: self._set_feature_window,
+            c.RevokePublisher: self._revoke_publisher,
         }
 
     def apply(self, command: c.AnyCommand) -> Outcome:
@@ -113,6 +114,7 @@ class MetadataMachine(FeatureMachine):
         self._check_rollouts()
         self._check_webhooks()
         self._check_feature_classes()
+        self._check_publishers()
 
     # ---- who may speak, and in turn
 
@@ -204,11 +206,12 @@ class MetadataMachine(FeatureMachine):
         metadata_bytes = sum(len(k) + len(v) for k, v in version.metadata.items())
         if not version.version or len(version.version) > 128 or metadata_bytes > METADATA_BYTES_MAX:
             raise RefusalError("invalid", field="version or metadata")
+        self._require_signatures(version)
         known = model.versions.get(version.version)
         if known is not None:
             if known.digest != version.digest:
                 raise RefusalError("version_conflict", version=version.version, digest=known.digest)
-            return Outcome(revision=self.state.revision, detail={"existed": True})
+            return self._signed_again(model, version, command)
         if len(model.versions) >= VERSIONS_MAX:
             raise RefusalError("limit_reached", limit="versions", value=VERSIONS_MAX)
         model.versions[version.version] = version
@@ -240,5 +243,5 @@ def _subject_of(command: c.Command) -> str:
         return ",".join(change.model for change in command.changes)
     if isinstance(command, c.SetFeatureClass):
         return command.feature_class.name
-    named = (getattr(command, name, "") for name in ("model", "rollout_id", "webhook_id", "class_name"))
+    named = (getattr(command, name, "") for name in ("model", "rollout_id", "webhook_id", "class_name", "key_id"))
     return next((str(name) for name in named if name), "")

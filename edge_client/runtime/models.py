@@ -22,8 +22,11 @@ from edge_client.protocol.signatures import FAULTS
 from edge_client.runtime.artifact import Artifact, Loader, Unload, WarmUp
 
 if TYPE_CHECKING:
-    from edge_client.core.signature_policy import SignaturePolicy
+    from random import Random
+
+    from edge_client.config import EdgeConfig
     from edge_client.protocol.models import Version
+    from edge_client.protocol.signature_policy import SignaturePolicy
     from edge_client.runtime.downloads import Downloads
     from edge_client.runtime.ports import Clock
     from edge_client.runtime.signals import Pulse, Signal

@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
-from edge_client.core.signature_policy import SignatureMode, SignaturePolicy
 from edge_client.errors import ConfigError
 from edge_client.protocol.envelope import Verifier, parse_trust
+from edge_client.protocol.signature_policy import SignatureMode, SignaturePolicy
 from edge_client.protocol.signatures import Publishers
 
 if TYPE_CHECKING:

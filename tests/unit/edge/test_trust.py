@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from random import Random
 
 import msgspec
@@ -12,12 +13,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from edge_client.client import AsyncEdgeClient
 from edge_client.config import EdgeConfig
 from edge_client.core.fetch_plan import FetchPlan
-from edge_client.core.signature_policy import KNOWN_MAX, SignatureMode, SignaturePolicy
 from edge_client.errors import ConfigError, ModelNotReadyError
 from edge_client.protocol.envelope import trust_line
 from edge_client.protocol.messages import EdgeReport
 from edge_client.protocol.models import Version
+from edge_client.protocol.signature_policy import KNOWN_MAX, SignatureMode, SignaturePolicy
 from edge_client.protocol.signatures import Publishers, publisher_line, sign_version
+from tests.fakes.artifact_source import FakeArtifactSource
 from tests.unit.edge.test_client import World
 from tests.unit.edge.worlds import until
 
@@ -37,6 +39,19 @@ def signed(version: Version, *keys: Ed25519PrivateKey, model: str = "det") -> Ve
     return msgspec.structs.replace(
         version, signatures=tuple(sign_version(key, model=model, version=version) for key in keys)
     )
+
+
+class GatedSource(FakeArtifactSource):
+    """Holds every answer back until its gate is open."""
+
+    def __init__(self, *, artifacts: dict[str, bytes]) -> None:
+        super().__init__(artifacts=artifacts)
+        self.gate = asyncio.Event()
+
+    async def fetch(self, *, url: str, digest: str, offset: int) -> AsyncIterator[bytes]:
+        async for chunk in super().fetch(url=url, digest=digest, offset=offset):
+            await self.gate.wait()
+            yield chunk
 
 
 async def pass_time(world: World, ms: int) -> None:
@@ -182,6 +197,22 @@ async def test_what_starts_from_the_local_tier_obeys_the_policy(world):
         assert not world.loads
 
 
+async def test_a_key_revoked_while_its_version_is_fetched_does_not_get_to_the_loader(world):
+    world.region.model("det", signed(world.v1, ALICE), stable="1.0.0")
+    world.source = GatedSource(artifacts=world.region.artifacts)
+
+    async with world.edge(signatures="require", publishers=ALICE_LINE) as edge:
+        edge.model("det", loader=world.load)
+        await pass_time(world, 1_000)
+        assert world.source.fetches
+        world.region.event(revoked=(ALICE_ID,))
+        world.source.gate.set()
+        await pass_time(world, 2_000)
+
+        assert not world.loads
+        assert "publisher_revoked" in edge.status().models[0].failed[world.v1.digest]
+
+
 # ---- keys that come and go
 
 
@@ -258,7 +289,10 @@ async def test_a_new_epoch_makes_nobody_trusted_again(world):
     async with world.edge(signatures="require", publishers=ALICE_LINE) as edge:
         edge.model("det", loader=world.load)
         await pass_time(world, 2_000)
-        world.region.revoked, world.region.epoch = (), 6  # restored from a backup that is older than the revocation
+        world.region.revoked, world.region.epoch = (
+            ("0" * 16,),
+            6,
+        )  # restored from a backup that is older than the revocation
         await pass_time(world, 4_000)
 
         assert edge.status().position.epoch == 6
@@ -310,9 +344,9 @@ async def test_what_the_local_tier_keeps_verifies_after_the_region_changed_its_k
         await until(lambda: len(world.box.blobs) == 1)
         world.region.signer.renew(new)
         file.write_text(new_line)
-        await pass_time(world, 20_000)
+        await pass_time(world, 14_000)
         requests = len(world.region.snapshot_requests)
-        await pass_time(world, 20_000)
+        await pass_time(world, 12_000)
         assert len(world.region.snapshot_requests) == requests  # asked once more, not for ever
     world.region.silent = True
 

@@ -1,9 +1,9 @@
-"""May this version be loaded here, as far as its publisher is concerned?
+"""May this version come in here, as far as its publisher is concerned? The same question at an edge and at a node.
 
 Picture a doorman with a list. `off`: everybody comes in. `check`: who shows a pass must show a good one. `require`: nobody
 comes in without one. The doorman stands at the door only: whoever is inside when the list gets shorter is reported and
 stays, because throwing out what a fleet serves is a decision of the region, made for all edges at one instant
-(decision 0013). What counts as a good pass is `protocol.signatures`' business.
+(decision 0013). What counts as a good pass is the business of `signatures`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KNOWN_MAX: Final = 4_096
 
 
 class SignatureMode(StrEnum):
-    """What an edge asks of a version before it loads it."""
+    """What is asked of a version before an edge loads it, or a node registers it."""
 
     OFF = "off"
     CHECK = "check"
