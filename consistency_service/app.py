@@ -14,7 +14,7 @@ from consistency_service.adapters.memory_log import MemoryLog
 from consistency_service.adapters.nats_bus import NatsEventBus
 from consistency_service.adapters.object_store import ObjectStore
 from consistency_service.adapters.raft_log import RaftLog, RaftLogConfig, RaftTls
-from consistency_service.adapters.region_key import load_private
+from consistency_service.adapters.region_key import KeyFiles, load_private
 from consistency_service.adapters.web_caller import HttpWebCaller
 from consistency_service.api.app import create_api
 from consistency_service.api.peers import Peers
@@ -100,6 +100,7 @@ def build_node(config: ServiceConfig, *, peers: Peers) -> Node:
         peer_status=peers.self_status,
         rng=random.Random(secrets.randbits(128)),
         web=HttpWebCaller(),
+        key_files=KeyFiles(private=config.region_key, trust=config.region_trust, publishers=config.publishers),
     )
 
 

@@ -42,7 +42,20 @@ class ServiceConfig:
     """
 
     region_key: Path
-    """The region's Ed25519 private key (PEM, mode 0600)."""
+    """The region's Ed25519 private key (PEM, mode 0600). With `region_trust` it is read again when it changes."""
+
+    region_trust: Path | None = None
+    """Public lines of every key that the region signs with, this node's own too; read again when it changes. Named, the key can
+    be rotated while nodes run. None: other nodes are believed by this node's key alone.
+    """
+
+    publishers: Path | None = None
+    """Public lines of publishers' keys, and `ccs-revoked` ones; read again when it changes."""
+
+    signatures: str = "off"
+    """`off`; `check`: a version that comes signed is registered only if one of `publishers` signed it; `require`: unsigned ones
+    are not registered either.
+    """
 
     join: bool = False
     """Wait to be added to a running region rather than begin one. Has no effect once `data_dir` is not empty."""
@@ -156,6 +169,10 @@ class ServiceConfig:
         ):
             if (certificate is None) != (key is None):
                 raise ConfigError(f"{kind}_certificate and {kind}_key are given together or not at all")
+        if self.signatures not in ("off", "check", "require"):
+            raise ConfigError(f"signatures must be 'off', 'check' or 'require', not {self.signatures!r}")
+        if self.signatures != "off" and self.publishers is None:
+            raise ConfigError(f"signatures = {self.signatures!r} needs publishers")
         if self.requests_per_s < 1 or self.requests_burst < 1:
             raise ConfigError("requests_per_s and requests_burst must be at least 1")
         if len({self.raft_ca is None, self.raft_certificate is None, self.raft_key is None}) != 1:

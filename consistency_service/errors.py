@@ -63,6 +63,14 @@ class RefusedError(ServiceError):
         self.revision = revision
 
 
+class SignatureRefusedError(ServiceError):
+    """`signatures` forbids to register this version: sign it with a key that `publishers` names."""
+
+    def __init__(self, word: str, *, meaning: str) -> None:
+        super().__init__(f"signature refused: {word}: {meaning}")
+        self.word = word
+
+
 class MembershipRefusedError(ServiceError):
     """The cluster's members stay as they are."""
 

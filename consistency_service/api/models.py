@@ -122,7 +122,9 @@ async def delete_model(model: ModelName, node: NodeDep, asked: AskedDep) -> None
     "/{model}/versions",
     status_code=201,
     responses={
-        **documented("unknown_model", "unknown_artifact", "version_conflict", "limit_reached", *COMMON),
+        **documented(
+            "unknown_model", "unknown_artifact", "version_conflict", "signature_refused", "limit_reached", *COMMON
+        ),
         200: {"description": "It was registered already", "model": VersionShown},
     },
 )
@@ -131,10 +133,18 @@ async def register_version(
 ) -> VersionShown:
     """Name stored bytes. A version never changes; the same name for the same bytes again is no error."""
     size_bytes = await node.artifacts.size(body.digest)
+    version = Version(
+        version=body.version,
+        digest=body.digest,
+        size_bytes=size_bytes,
+        metadata=body.metadata,
+        signatures=tuple(body.signatures),
+    )
+    node.keys.require_signed(model, version, revoked=node.metadata.state.publishers_revoked)
     outcome = await node.propose(
         RegisterVersion(
             model=model,
-            version=Version(version=body.version, digest=body.digest, size_bytes=size_bytes, metadata=body.metadata),
+            version=version,
             request_id=asked.request_id,
             fingerprint=asked.fingerprint(body.model_dump(mode="json")),
             author=asked.author,
@@ -152,6 +162,7 @@ async def register_version(
         digest=body.digest,
         size_bytes=size_bytes,
         metadata=body.metadata,
+        signatures=body.signatures,
         registered_at_unix_ms=0,
         in_use=False,
     )

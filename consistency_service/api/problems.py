@@ -48,6 +48,7 @@ KINDS: Final[dict[str, Kind]] = {
     "invalid_member": Kind(422, "Not a member's address", "a member has a node id, host:port for raft and a URL"),
     "request_id_reused": Kind(422, "Idempotency key reused", "this Idempotency-Key was used for another request; use a new one"),
     "strategy_invalid": Kind(422, "Strategy cannot work", "the member faults lists everything that is wrong, each with its place"),
+    "signature_refused": Kind(422, "Signature refused", "this region registers only what a publisher it believes signed: {reason}"),
     "digest_mismatch": Kind(422, "Digest mismatch", "the bytes that arrived have the digest {digest}; nothing was stored"),
     # What is not there
     "unknown_model": Kind(404, "Unknown model", "there is no model {model}"),
@@ -183,6 +184,8 @@ def problem_of(error: Exception) -> Problem | None:
             return Problem(code="unknown_model", fields={"model": error.model})
         case e.NotLeaderError() | e.NotAuthorityError():
             return Problem(code="no_leader")
+        case e.SignatureRefusedError():
+            return Problem(code="signature_refused", fields={"reason": error.word})
         case e.ArtifactError():
             return _artifact_problem(error)
     for kind, code in _SENTENCES.items():

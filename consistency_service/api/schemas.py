@@ -12,6 +12,7 @@ from consistency_service.core.fleet import EdgeView
 from consistency_service.core.machine import METADATA_BYTES_MAX
 from consistency_service.core.state import HistoryEntry, ModelState
 from edge_client.protocol.models import NAME_PATTERN, Assignment, Pending, Policy
+from edge_client.protocol.signatures import SIGNATURES_MAX
 
 MS_MAX = 2**53
 MEMBERS_MAX = 64
@@ -21,6 +22,13 @@ VERSIONS_KEPT_MAX = 1_000
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN.pattern}$", examples=["text-detector"])]
 SemanticVersion = Annotated[str, Field(pattern=SEMVER, max_length=LENGTH_MAX, examples=["2.3.0"])]
 DigestText = Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$", examples=["sha256:" + "0" * 64])]
+SignatureLine = Annotated[
+    str,
+    Field(
+        pattern=r"^ed25519 [0-9a-f]{16} [A-Za-z0-9+/]{85}[AQgw]==$",
+        examples=["ed25519 " + "0" * 16 + " " + "A" * 86 + "=="],
+    ),
+]
 
 
 def few(value: Any) -> Any:
@@ -59,6 +67,8 @@ class VersionAsked(Asked):
     version: SemanticVersion
     digest: DigestText
     metadata: Annotated[dict[str, str], BeforeValidator(few)] = {}
+    signatures: Annotated[list[SignatureLine], Field(max_length=SIGNATURES_MAX)] = []
+    """By publishers, each by another key; `ccs keys sign` makes one. A registered version takes further ones."""
 
     @field_validator("metadata")
     @classmethod
@@ -109,6 +119,7 @@ class VersionShown(BaseModel):
     digest: str
     size_bytes: int
     metadata: dict[str, str]
+    signatures: list[str] = []
     registered_at_unix_ms: int
     in_use: bool
 

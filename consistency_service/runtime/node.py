@@ -27,11 +27,14 @@ from consistency_service.runtime.clock_guard import ClockGuard
 from consistency_service.runtime.feature_windows import FeatureWindowDriver
 from consistency_service.runtime.fleet import FleetDriver
 from consistency_service.runtime.garbage import Garbage
+from consistency_service.runtime.keys import NodeKeys
+from consistency_service.runtime.measuring import Measuring
 from consistency_service.runtime.metadata import Metadata
 from consistency_service.runtime.ports import (
     ArtifactStore,
     Clock,
     EventBus,
+    KeyFiles,
     MembershipChange,
     MembershipRefused,
     MetadataLog,
@@ -74,6 +77,8 @@ class Node:
         peer_status: PeerStatus,
         rng: random.Random,
         web: WebCaller | None = None,
+        key_files: KeyFiles | None = None,
+        telemetry: Telemetry = SILENCE,
     ) -> None:
         self.config = config
         self.clock = clock
@@ -83,6 +88,7 @@ class Node:
         self._peer_status = peer_status
         self._rng = rng
         self._web = web
+        self.keys = NodeKeys(signer=signer, files=key_files, signatures=config.signatures)
         subjects = Subjects(config.region)
         self.metadata = Metadata(log=log)
         core = Authority(
@@ -121,7 +127,7 @@ class Node:
             bus=bus,
             clock=clock,
             signer=signer,
-            verifier=signer.verifier(),
+            verifier=self.keys.verifier,
             subjects=subjects,
             inbox=f"{NODE_INBOXES}.{token_of(config.node_id)}.{core.clock_id}",
             bus_knows_edges=config.nats_credentials is not None,
@@ -158,6 +164,8 @@ class Node:
                     "webhooks": self._webhooks.run,
                     "feature-windows": self._feature_windows.run,
                     "clock-guard": self._guard.run,
+                    "keys": self.keys.run,
+                    "measuring": self.measuring.run,
                 }
             )
         finally:
@@ -263,6 +271,7 @@ class Node:
                 "margin_ms": state.terms.margin_ms,
                 "rho_ppm": state.terms.rho_ppm,
             },
+            "region_keys": self.keys.shown(),
             "bus_connected": self.bus.connected,
             "bus_fault": self.bus.fault,
             "lease_remaining_ms": self.reads.lease_remaining_ms(),
@@ -286,6 +295,8 @@ class Node:
             "rollouts": self.rollouts.counters,
             "webhooks": self._webhooks.counters,
             "feature_windows": self._feature_windows.counters,
+            "keys": self.keys.counters,
+            "measuring": self.measuring.counters,
             "supervisor": self._supervisor.counters,
         }
         counted = {

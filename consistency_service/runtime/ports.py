@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from consistency_service.core.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 
 class Clock(Protocol):
@@ -306,3 +309,16 @@ class WebCaller(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class KeyFiles(Protocol):
+    """The files of a node's keys. Reading one may take a moment, and gives what the file holds now; all raise `ConfigError`."""
+
+    has_trust: bool
+    has_publishers: bool
+
+    def signing_key(self) -> Ed25519PrivateKey: ...
+
+    def trust_text(self) -> str: ...
+
+    def publishers_text(self) -> str: ...
