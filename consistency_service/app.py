@@ -8,8 +8,10 @@ import logging
 import random
 import secrets
 import signal
+from collections import Counter
 from pathlib import Path
 
+from consistency_service.adapters import rest_security
 from consistency_service.adapters.memory_log import MemoryLog
 from consistency_service.adapters.nats_bus import NatsEventBus
 from consistency_service.adapters.object_store import ObjectStore
@@ -43,15 +45,20 @@ async def serve(config: ServiceConfig) -> None:
 
 async def run_node(config: ServiceConfig, *, shutdown: asyncio.Event) -> None:
     """Run a node until `shutdown` is set."""
+    rest_security.require_guarded(config)
     config.data_dir.mkdir(parents=True, exist_ok=True)
-    peers = Peers()
+    counters: Counter[str] = Counter()
+    tls = rest_security.server_tls(config, counters=counters)
+    authentication = rest_security.authentication(config, counters=counters)
+    peers = Peers(tls=rest_security.peers_tls(config, counters=counters))
     node = build_node(config, peers=peers)
     host, _, port = config.http.rpartition(":")
     _log.info("node_starting node_id=%s region=%s http=%s", config.node_id, config.region, config.http)
     try:
         running = asyncio.create_task(node.run(), name="node")
+        api = create_api(node, peers=peers, authentication=authentication, counters=counters)
         serving = asyncio.create_task(
-            serve_http(create_api(node, peers=peers), host=host, port=int(port), shutdown=shutdown), name="http"
+            serve_http(api, host=host, port=int(port), shutdown=shutdown, tls=tls), name="http"
         )
         stopping = asyncio.create_task(shutdown.wait(), name="shutdown")
         await asyncio.wait((running, serving, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -107,21 +114,24 @@ def build_node(config: ServiceConfig, *, peers: Peers) -> Node:
 def _metadata_log(config: ServiceConfig) -> MetadataLog:
     if config.log == "memory":
         return MemoryLog(node_id=config.node_id)
-    return RaftLog(
-        RaftLogConfig(
-            node_id=config.node_id,
-            listen=config.peers[config.node_id].raft,
-            peers={node_id: peer.raft for node_id, peer in config.peers.items()},
-            urls={node_id: peer.url for node_id, peer in config.peers.items()},
-            join=config.join,
-            data_dir=config.data_dir / "raft",
-            cluster_id=config.region,
-            tls=_raft_tls(config),
-            insecure=config.raft_insecure,
-            election_timeout_min_ms=config.election_ms_min,
-            election_timeout_max_ms=config.election_ms_max,
-            compaction_min_entries=config.compaction_entries,
-        )
+    return RaftLog(raft_config(config))
+
+
+def raft_config(config: ServiceConfig) -> RaftLogConfig:
+    """The settings of the node's log."""
+    return RaftLogConfig(
+        node_id=config.node_id,
+        listen=config.peers[config.node_id].raft,
+        peers={node_id: peer.raft for node_id, peer in config.peers.items()},
+        urls={node_id: peer.url for node_id, peer in config.peers.items()},
+        join=config.join,
+        data_dir=config.data_dir / "raft",
+        cluster_id=config.region,
+        tls=_raft_tls(config),
+        insecure=config.raft_insecure,
+        election_timeout_min_ms=config.election_ms_min,
+        election_timeout_max_ms=config.election_ms_max,
+        compaction_min_entries=config.compaction_entries,
     )
 
 

@@ -1,4 +1,4 @@
-"""Certificates for the raft port: an authority of the cluster's own, and one certificate for each node.
+"""Certificates of a region: an authority of its own, one certificate for each node, and others for people and programs.
 
 Whoever holds the authority's key can make itself a voter, so it belongs on no node; a node's key lets its holder be that
 node until the certificate expires. Keys are made once, mode 0600, and nothing is ever overwritten: to renew, issue into
@@ -79,19 +79,45 @@ def issue(
 ) -> KeyPair:
     """`into` (or `directory`) holds a new key and certificate of a node, by the authority in `directory`.
 
-    `hosts` are names and addresses for tools that ask for them; peers go by the node's URI alone. Raises `ConfigError`.
+    By `hosts`, names and addresses, REST callers know it; raft peers go by the node's URI alone. Raises `ConfigError`.
     """
     _require_name(node_id, what="node id")
+    names = tuple(_host_name(host) for host in hosts)
+    uses = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    return _issue(directory, kind="node", name=node_id, names=names, uses=uses, now=now, days=days, into=into)
+
+
+def issue_client(
+    directory: Path, *, name: str, now: datetime, days: int = NODE_DAYS, into: Path | None = None
+) -> KeyPair:
+    """`into` (or `directory`) holds a new key and certificate by which REST knows a person or a program. No raft peer
+    takes it for a node's. Raises `ConfigError`.
+    """
+    _require_name(name, what="name")
+    uses = [ExtendedKeyUsageOID.CLIENT_AUTH]
+    return _issue(directory, kind="client", name=name, names=(), uses=uses, now=now, days=days, into=into)
+
+
+def _issue(
+    directory: Path,
+    *,
+    kind: str,
+    name: str,
+    names: tuple[x509.GeneralName, ...],
+    uses: list[x509.ObjectIdentifier],
+    now: datetime,
+    days: int,
+    into: Path | None,
+) -> KeyPair:
     authority, authority_key = _load_authority(directory)
     cluster_id = cluster_of(authority)
     if now + timedelta(days=days) > authority.not_valid_after_utc:
         raise ConfigError(f"the authority itself expires before that, at {authority.not_valid_after_utc:%Y-%m-%d}")
-    files, key = node_files(into or directory, node_id), ec.generate_private_key(ec.SECP256R1())
-    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(node_uri(cluster_id, node_id))]
-    names += [_host_name(host) for host in hosts]
+    files, key = node_files(into or directory, name), ec.generate_private_key(ec.SECP256R1())
+    uri = x509.UniformResourceIdentifier(f"ccs://{cluster_id}/{kind}/{name}")
     builder = (
         _builder(
-            subject=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, node_id)]),
+            subject=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]),
             issuer=authority.subject,
             key=key,
             now=now,
@@ -99,10 +125,8 @@ def issue(
         )
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
-        .add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
-        )
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
+        .add_extension(x509.SubjectAlternativeName([uri, *names]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),
@@ -111,11 +135,6 @@ def issue(
     )
     _write_pair(files, key=key, certificate=builder.sign(authority_key, hashes.SHA256()))
     return files
-
-
-def node_uri(cluster_id: str, node_id: str) -> str:
-    """How a certificate names a node."""
-    return f"ccs://{cluster_id}/node/{node_id}"
 
 
 def cluster_of(authority: x509.Certificate) -> str:
@@ -138,6 +157,16 @@ def load_certificate(path: Path) -> x509.Certificate:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise ConfigError(f"{path} holds no certificate in PEM") from error
+
+
+def require_private(path: Path) -> None:
+    """Only its owner can read `path`. Raises `ConfigError`."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as error:
+        raise ConfigError(f"cannot read the key {path}: {error.strerror}") from error
+    if mode & 0o077:
+        raise ConfigError(f"{path} is open to group or others (mode {mode:04o}); run: chmod 600 {path}")
 
 
 def _load_authority(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:

@@ -6,9 +6,11 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
+from consistency_service.api.access import caller_now, needs
 from consistency_service.api.depends import AskedDep, ModelName, NodeDep, OverdueSettled, StateDep, Wait, model_of
 from consistency_service.api.problems import ProblemError, documented
 from consistency_service.api.schemas import ActivationAsked, ActivationShown, ReadinessShown, SemanticVersion
+from consistency_service.core.access import Models, Role
 from consistency_service.core.commands import Change
 from consistency_service.runtime.activations import Activation
 from consistency_service.runtime.node import Node
@@ -25,6 +27,7 @@ router = APIRouter(prefix="/v1/models/{model}", tags=["activations"])
     dependencies=[OverdueSettled],
     responses={**documented("unknown_version", *COMMON, *UNCERTAIN), 202: ACCEPTED},
 )
+@needs(Role.OPERATOR, models=Models.PATH)
 async def activate(
     model: ModelName,
     body: ActivationAsked,
@@ -61,12 +64,19 @@ async def activate(
     dependencies=[OverdueSettled],
     responses={**documented("nothing_before", *COMMON, *UNCERTAIN), 202: ACCEPTED},
 )
+@needs(Role.OPERATOR, models=Models.PATH)
 async def roll_back(
     model: ModelName, request: Request, node: NodeDep, asked: AskedDep, response: Response, wait: Wait = "effective"
 ) -> ActivationShown:
     """Activate the assignment before the present one, without waiting for readiness: edges keep it for this."""
     if (await request.body()).strip() not in {b"", b"{}", b"null"}:
         raise ProblemError("invalid", field="body", detail="a rollback takes no body")
+    if caller_now().limited:
+        # What goes back with it. Nothing is awaited until that is settled.
+        state = node.metadata.state
+        holding = state.rollout_of(model_of(state, model).name)
+        caller_now().require(other.name for other in state.changed_with(model))
+        caller_now().require([model, *(target.model for target in (holding.targets if holding else ()))])
     activation = await node.activations.rollback(
         model,
         author=asked.author,
@@ -96,6 +106,7 @@ def _shown(activation: Activation, *, model: str, node: Node, response: Response
 
 
 @router.get("/readiness", responses=documented("unknown_model", "unknown_version", "not_strong", "no_leader"))
+@needs(Role.VIEWER, models=Models.PATH)
 async def readiness(model: ModelName, version: SemanticVersion, node: NodeDep, state: StateDep) -> ReadinessShown:
     """Which live edges that follow the model have a version loaded, and how far the others are."""
     found = node.activations.readiness(model, version)

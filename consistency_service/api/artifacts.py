@@ -15,10 +15,13 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
 
+from consistency_service.api.access import caller_now, needs
 from consistency_service.api.depends import NodeDep
 from consistency_service.api.problems import ProblemError, documented
 from consistency_service.api.ranges import span_of
 from consistency_service.api.schemas import ArtifactShown, DigestText
+from consistency_service.core.access import Models, Role
+from consistency_service.core.state import State
 from consistency_service.errors import ArtifactCorruptError, ArtifactTooLargeError
 from consistency_service.runtime.node import Node
 
@@ -40,6 +43,7 @@ IfRange = Annotated[str | None, Header(alias="If-Range")]
     responses=documented("too_large", "digest_mismatch", "invalid", "slow_request", "store_unavailable", "store_full"),
     openapi_extra={"requestBody": {"required": True, "content": BYTES}},
 )
+@needs(Role.PUBLISHER)
 async def upload_artifact(
     request: Request,
     node: NodeDep,
@@ -56,9 +60,23 @@ async def upload_artifact(
         found, size_bytes = await node.artifacts.put(_arriving(request), size_max_bytes=limit_bytes, digest=digest)
     except ArtifactTooLargeError:
         raise too_large from None
+    identity = caller_now().identity
+    author = identity.name if identity else "anonymous"
+    _log.info("change command=UploadArtifact subject=%s size_bytes=%d author=%r", found, size_bytes, author)
     response.headers["Location"] = f"/v1/artifacts/{found}"
     response.headers["ETag"] = f'"{found}"'
     return ArtifactShown(digest=found, size_bytes=size_bytes)
+
+
+def require_artifact(state: State, digest: str) -> None:
+    """The caller may have to do with these bytes: a model that they see has them, or no model has. Raises `ProblemError`."""
+    caller = caller_now()
+    if caller.limited:
+        having = [
+            name for name, model in state.models.items() if any(v.digest == digest for v in model.versions.values())
+        ]
+        if having and not any(map(caller.sees, having)):
+            caller.require(having)
 
 
 async def _arriving(request: Request) -> AsyncIterator[bytes]:
@@ -79,8 +97,10 @@ async def _arriving(request: Request) -> AsyncIterator[bytes]:
 @router.head(
     "/{digest}", responses={**documented("unknown_artifact", "store_unavailable"), 200: {"description": "It is stored"}}
 )
+@needs(Role.VIEWER, also=(Role.EDGE,), models=Models.CHECKED)
 async def look_at_artifact(digest: DigestPath, node: NodeDep) -> Response:
     """Its size, without its bytes."""
+    require_artifact(node.metadata.state, digest)
     size_bytes = await node.artifacts.size(digest)
     return Response(media_type=MEDIA_TYPE, headers=_headers(digest) | {"Content-Length": str(size_bytes)})
 
@@ -95,6 +115,7 @@ async def look_at_artifact(digest: DigestPath, node: NodeDep) -> Response:
         304: {"description": "The caller has it"},
     },
 )
+@needs(Role.VIEWER, also=(Role.EDGE,), models=Models.CHECKED)
 async def download_artifact(
     digest: DigestPath,
     request: Request,
@@ -104,6 +125,7 @@ async def download_artifact(
     if_range: IfRange = None,
 ) -> Response:
     """The bytes, or a range of them. Bytes that do not match their digest any more are never given as a whole."""
+    require_artifact(node.metadata.state, digest)
     size_bytes = await node.artifacts.size(digest)
     headers = _headers(digest)
     if if_none_match is not None and (if_none_match.strip() == "*" or headers["ETag"] in if_none_match):

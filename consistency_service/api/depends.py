@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 
 from fastapi import Depends, Header, Path, Query, Request
 
+from consistency_service.api.access import caller_now
 from consistency_service.api.problems import ProblemError
 from consistency_service.core.state import ModelState, State
 from consistency_service.errors import NotStrongError, UnknownModelError, UnknownOutcomeError
@@ -124,13 +125,14 @@ def _asked(
     x_ccs_author: Annotated[
         str | None,
         Header(
-            description="Your name, for the audit. 1 to 128 printable characters.",
+            description="Your name, for the audit, where nobody has to authenticate. 1 to 128 printable characters.",
             json_schema_extra={"pattern": rf"^[!-~](?:[ -~]{{0,{AUTHOR_LENGTH_MAX - 2}}}[!-~])?$"},
         ),
     ] = None,
 ) -> Asked:
+    identity = caller_now().identity
     return Asked(
-        author=author_of(x_ccs_author),
+        author=author_of(x_ccs_author) if identity is None else identity.name,
         request_id=request_id_of(idempotency_key),
         generation_expected=generation_of(if_match),
         about=f"{request.method} {request.url.path}",

@@ -6,7 +6,10 @@ from html import escape
 from typing import Any, Final
 
 from fastapi import FastAPI
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, JSONResponse
+
+from consistency_service.api.access import needs
+from consistency_service.core.access import Role
 
 _STYLE: Final = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff; overflow-wrap: anywhere }
@@ -18,9 +21,15 @@ _HEADERS: Final = {"Content-Security-Policy": "default-src 'none'; style-src 'un
 
 
 def add_docs(app: FastAPI) -> None:
-    """Serve the page at `/docs`."""
+    """Serve the page at `/docs`, and the description itself at `/openapi.json`."""
+
+    @app.get("/openapi.json", include_in_schema=False)
+    @needs(Role.VIEWER, also=(Role.EDGE, Role.NODE))
+    async def description() -> JSONResponse:
+        return JSONResponse(app.openapi())
 
     @app.get("/docs", include_in_schema=False)
+    @needs(Role.VIEWER)
     async def docs() -> HTMLResponse:
         return HTMLResponse(page_of(app.openapi()), headers=_HEADERS)
 

@@ -17,14 +17,18 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from consistency_service.api.access import Caller, caller_now, needs
 from consistency_service.api.depends import NodeDep
 from consistency_service.api.problems import ProblemError, documented
+from consistency_service.core.access import Models, Role
 from consistency_service.runtime.metadata import Metadata
 from edge_client.protocol.messages import Event
 from edge_client.protocol.position import Position
 
 SUBSCRIBERS_MAX: Final = 200
 HEARTBEAT_S: Final = 10.0
+STILL_S: Final = 1.0
+"""How often a stream looks whether its caller would still be let in."""
 BATCH_MAX: Final = 100
 _POSITION: Final = re.compile(r"([0-9]{1,18})-([0-9]{1,18})", re.ASCII)
 router = APIRouter(prefix="/v1", tags=["events"])
@@ -45,13 +49,17 @@ class Subscribers:
         200: {"description": "`id: EPOCH-REVISION`, `data:` one event as JSON", "content": {"text/event-stream": {}}},
     },
 )
+@needs(Role.VIEWER, models=Models.CHECKED)
 async def follow_events(
     request: Request,
     node: NodeDep,
     after: Annotated[str | None, Query(description="`EPOCH-REVISION`; none: from now on.")] = None,
     last_event_id: Annotated[str | None, Header(description="Goes before `after`.")] = None,
 ) -> Response:
-    """Every event behind a position, and then those to come. A comment every ten seconds shows that the line is alive."""
+    """Every event behind a position, and then those to come. A comment every ten seconds shows that the line is alive.
+
+    Ends when the caller's credentials do. Callers who are limited to some models are told of what concerns those alone.
+    """
     state = request.app.state
     metadata = node.metadata
     text = last_event_id or after
@@ -92,12 +100,15 @@ class EventStream(Response):
         self._position = position
         self._subscribers = subscribers
         self._closing = closing
+        self._caller = caller_now()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._subscribers.count += 1
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await _first_of(self._send_events(send), self._closing.wait(), _disconnected(receive))
+            await _first_of(
+                self._send_events(send), self._closing.wait(), _disconnected(receive), _turned_away(self._caller)
+            )
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             self._subscribers.count -= 1
@@ -112,7 +123,8 @@ class EventStream(Response):
                 return
             if events:
                 batch = events[:BATCH_MAX]
-                await _say(send, b"".join(map(_encoded, batch)))
+                if told := [event for event in batch if _concerns(event, self._caller)]:
+                    await _say(send, b"".join(map(_encoded, told)))
                 position = batch[-1].position
                 continue
             try:
@@ -124,6 +136,25 @@ class EventStream(Response):
 
 def _encoded(event: Event) -> bytes:
     return b"id: %d-%d\ndata: %s\n\n" % (event.epoch, event.revision, msgspec.json.encode(event))
+
+
+def _concerns(event: Event, caller: Caller) -> bool:
+    """Whether the caller may know of it: they see every model that it names, and it names one."""
+    return not caller.limited or caller.sees_all(models_of(event))
+
+
+def models_of(event: Event) -> set[str]:
+    """Every model that an event names."""
+    named = {view.name for view in event.models} | set(event.removed)
+    one, several = event.detail.get("model"), event.detail.get("models")
+    listed = [one, *(several if isinstance(several, list | tuple | dict) else ())]
+    return named | {name for name in listed if isinstance(name, str)}
+
+
+async def _turned_away(caller: Caller) -> None:
+    """Returns when the caller would not be let in any more."""
+    while caller.still_holds is None or await caller.still_holds():  # noqa: ASYNC110 -- nothing tells of time but time
+        await asyncio.sleep(STILL_S)
 
 
 async def _say(send: Send, text: bytes) -> None:

@@ -10,10 +10,12 @@ import msgspec
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
 
+from consistency_service.api.access import needs
 from consistency_service.api.depends import AskedDep, NodeDep, StateDep
 from consistency_service.api.pages import Cursor, Limit, Page, page_of
 from consistency_service.api.problems import ProblemError, documented
 from consistency_service.api.schemas import Asked
+from consistency_service.core.access import Models, Role
 from consistency_service.core.commands import RemoveFeatureClass, SetFeatureClass
 from consistency_service.core.feature_rates import SPAN_MS
 from consistency_service.core.feature_windows import error_rate
@@ -103,6 +105,7 @@ class FeatureClassShown(BaseModel):
 
 
 @router.get("", responses=documented("invalid", "not_strong", "no_leader"))
+@needs(Role.VIEWER)
 async def list_classes(
     node: NodeDep, state: StateDep, limit: Limit = 100, cursor: Cursor = None
 ) -> Page[FeatureClassShown]:
@@ -115,12 +118,14 @@ async def list_classes(
 
 
 @router.get("/{name}", responses=documented("unknown_feature_class", "invalid", "not_strong", "no_leader"))
+@needs(Role.VIEWER)
 async def show_class(name: ClassName, node: NodeDep, state: StateDep, response: Response) -> FeatureClassShown:
     """One class. Its `ETag` is what `If-Match` takes."""
     return _answered(node, state, name, response=response)
 
 
 @router.patch("/{name}", responses=documented("revision_mismatch", "limit_reached", *UNCERTAIN))
+@needs(Role.OPERATOR, models=Models.ALL)
 async def set_class(
     name: ClassName, body: FeatureClassAsked, request: Request, node: NodeDep, asked: AskedDep, response: Response
 ) -> FeatureClassShown:
@@ -145,6 +150,7 @@ async def set_class(
 @router.delete(
     "/{name}", status_code=204, responses=documented("unknown_feature_class", "revision_mismatch", *UNCERTAIN)
 )
+@needs(Role.OPERATOR, models=Models.ALL)
 async def remove_class(name: ClassName, node: NodeDep, asked: AskedDep) -> None:
     """Its keys belong to `default` from now on."""
     await node.propose(

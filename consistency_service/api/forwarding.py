@@ -17,6 +17,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from consistency_service.api.access import caller_now
 from consistency_service.api.guard import BODY, POSITION_HEADER, replaying
 from consistency_service.api.peers import Peers
 from consistency_service.api.problems import TYPE_PREFIX, ProblemError
@@ -30,11 +31,13 @@ RETRY_S: Final = 0.05
 DEPOSED_S: Final = 0.5
 CATCH_UP_S: Final = 1.0
 FORWARDED_HEADER: Final = "X-CCS-Forwarded"
-_LOCAL_PATHS: Final = ("/v1/artifacts", "/v1/cluster", "/v1/edges", "/v1/events", "/v1/snapshot")
+_LOCAL_PATHS: Final = ("/v1/artifacts", "/v1/cluster", "/v1/edges", "/v1/events", "/v1/snapshot", "/v1/whoami")
 _LEADERS_PATHS: Final = ("/v1/cluster/members", "/v1/cluster/transfer")
 _CHANGES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-_PASSED_ON: Final = frozenset({b"accept", b"content-type", b"idempotency-key", b"if-match", b"x-ccs-author"})
-_GIVEN_BACK: Final = frozenset({"allow", "content-type", "etag", "location", "retry-after"})
+_PASSED_ON: Final = frozenset(
+    {b"accept", b"content-type", b"idempotency-key", b"if-match", b"traceparent", b"x-ccs-author"}
+)
+_GIVEN_BACK: Final = frozenset({"allow", "content-type", "etag", "location", "retry-after", "www-authenticate"})
 
 
 class Forwarding:
@@ -104,6 +107,7 @@ class Forwarding:
             base.copy_with(raw_path=raw_path + (b"?" + query if query else b"")),
             headers=[
                 *((n, v) for n, v in scope["headers"] if n.lower() in _PASSED_ON),
+                *caller_now().pass_on,
                 (FORWARDED_HEADER.encode(), b"1"),
             ],
             content=scope.get(BODY, b"") or None,

@@ -1,4 +1,4 @@
-"""The outermost layer: whatever comes in is bounded in size and time, whatever goes wrong inside becomes an answer.
+"""The outermost layers: whatever comes in is bounded in size and time, whatever goes wrong inside becomes an answer.
 
 Bodies other than artifacts are read here, whole, before anybody looks at them: so a request can be tried again, or passed
 on to another node, without the caller noticing. Changes that a browser sends on behalf of another site are refused: the
@@ -34,13 +34,12 @@ _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Guard:
-    """ASGI middleware. Counts what it refuses in `counters`."""
+    """ASGI middleware. Counts what is refused in `counters`."""
 
     def __init__(self, app: ASGIApp, *, node: Node, counters: Counter[str]) -> None:
         self._app = app
         self._node = node
         self._counters = counters
-        self._buffered_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,7 +57,9 @@ class Guard:
                 await send(message)
 
         try:
-            await self._answer(scope, receive, guarded_send)
+            if scope["method"] not in _READS and _from_another_site(Headers(scope=scope)):
+                raise ProblemError("cross_site")
+            await self._app(scope, receive, guarded_send)
         except ClientDisconnect:
             self._counters["callers_gone"] += 1
         except Exception as error:
@@ -70,10 +71,26 @@ class Guard:
             self._counters[f"refused_{problem.code}"] += 1
             await problem.response()(scope, receive, guarded_send)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] not in _READS and _from_another_site(Headers(scope=scope)):
-            raise ProblemError("cross_site")
-        if scope["method"] in _READS or scope["path"] == _UPLOADS:
+    def _problem_of(self, error: Exception, *, scope: Scope) -> Problem:
+        problem = problem_of(error)
+        if problem is None:
+            incident = secrets.token_hex(4)
+            _log.exception(
+                "request_failed incident=%s method=%s path=%s", incident, scope["method"], scope["path"][:200]
+            )
+            problem = Problem(code="internal", fields={"incident": incident})
+        return problem
+
+
+class Bodies:
+    """ASGI middleware behind `AccessLayer`: nobody's body is held who may not call."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._buffered_bytes = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in _READS or scope["path"] == _UPLOADS:
             await self._app(scope, receive, send)
             return
         chunks: list[bytes] = []
@@ -105,16 +122,6 @@ class Guard:
                     more = message.get("more_body", False)
         except TimeoutError:
             raise ProblemError("slow_request", headers={"Connection": "close"}) from None
-
-    def _problem_of(self, error: Exception, *, scope: Scope) -> Problem:
-        problem = problem_of(error)
-        if problem is None:
-            incident = secrets.token_hex(4)
-            _log.exception(
-                "request_failed incident=%s method=%s path=%s", incident, scope["method"], scope["path"][:200]
-            )
-            problem = Problem(code="internal", fields={"incident": incident})
-        return problem
 
 
 def _from_another_site(headers: Headers) -> bool:

@@ -7,6 +7,8 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
+from consistency_service.api.access import caller_now, needs
+from consistency_service.api.artifacts import require_artifact
 from consistency_service.api.depends import (
     AskedDep,
     ModelName,
@@ -27,6 +29,7 @@ from consistency_service.api.schemas import (
     model_shown,
     version_shown,
 )
+from consistency_service.core.access import Models, Role
 from consistency_service.core.commands import ChangePolicy, CreateModel, DeleteVersion, RegisterVersion
 from edge_client.protocol.models import Policy, Version
 
@@ -39,8 +42,10 @@ def _tag(response: Response, *, generation: int) -> None:
 
 
 @router.post("", status_code=201, responses=documented("model_exists", "limit_reached", *COMMON))
+@needs(Role.PUBLISHER, models=Models.CHECKED)
 async def create_model(body: ModelAsked, node: NodeDep, asked: UnconditionalDep, response: Response) -> ModelShown:
     """Create a model; it has no version yet."""
+    caller_now().require((body.name,))
     await node.propose(
         CreateModel(
             model=body.name,
@@ -58,13 +63,16 @@ async def create_model(body: ModelAsked, node: NodeDep, asked: UnconditionalDep,
 
 
 @router.get("", responses=documented("invalid", "not_strong", "no_leader"))
+@needs(Role.VIEWER, models=Models.CHECKED)
 async def list_models(state: StateDep, limit: Limit = 100, cursor: Cursor = None) -> Page[ModelShown]:
     """Every model, by name."""
-    models, next_cursor = page_of(state.models.values(), key=lambda m: (m.name,), limit=limit, cursor=cursor)
+    seen = (model for model in state.models.values() if caller_now().sees(model.name))
+    models, next_cursor = page_of(seen, key=lambda m: (m.name,), limit=limit, cursor=cursor)
     return Page(items=[model_shown(model) for model in models], next_cursor=next_cursor)
 
 
 @router.get("/{model}", responses=documented("unknown_model", "not_strong", "no_leader"))
+@needs(Role.VIEWER, models=Models.PATH)
 async def show_model(model: ModelName, state: StateDep, response: Response) -> ModelShown:
     """One model. Its `ETag` is what `If-Match` takes."""
     found = model_of(state, model)
@@ -77,6 +85,7 @@ async def show_model(model: ModelName, state: StateDep, response: Response) -> M
     dependencies=[OverdueSettled],
     responses=documented("unknown_model", "generation_mismatch", *COMMON),
 )
+@needs(Role.OPERATOR, models=Models.PATH)
 async def change_policy(
     model: ModelName, body: PolicyAsked, request: Request, node: NodeDep, asked: AskedDep, response: Response
 ) -> ModelShown:
@@ -107,6 +116,7 @@ async def change_policy(
     dependencies=[OverdueSettled],
     responses=documented("unknown_model", "model_in_use", "activation_pending", "generation_mismatch", *COMMON),
 )
+@needs(Role.OPERATOR, models=Models.PATH)
 async def delete_model(model: ModelName, node: NodeDep, asked: AskedDep) -> None:
     """Delete it once no live edge follows it; answers when no lease can name it any more."""
     await node.activations.delete_model(
@@ -128,10 +138,15 @@ async def delete_model(model: ModelName, node: NodeDep, asked: AskedDep) -> None
         200: {"description": "It was registered already", "model": VersionShown},
     },
 )
+@needs(Role.PUBLISHER, models=Models.PATH)
 async def register_version(
     model: ModelName, body: VersionAsked, node: NodeDep, asked: UnconditionalDep, response: Response
 ) -> VersionShown:
-    """Name stored bytes. A version never changes; the same name for the same bytes again is no error."""
+    """Name stored bytes. A version never changes; the same name for the same bytes again is no error.
+
+    Bytes that only models outside a caller's prefixes have are refused: otherwise this would be a way to read them.
+    """
+    require_artifact(node.metadata.state, body.digest)
     size_bytes = await node.artifacts.size(body.digest)
     version = Version(
         version=body.version,
@@ -169,6 +184,7 @@ async def register_version(
 
 
 @router.get("/{model}/versions", responses=documented("unknown_model", "invalid", "not_strong", "no_leader"))
+@needs(Role.VIEWER, models=Models.PATH)
 async def list_versions(
     model: ModelName, state: StateDep, limit: Limit = 100, cursor: Cursor = None
 ) -> Page[VersionShown]:
@@ -189,6 +205,7 @@ async def list_versions(
     status_code=204,
     responses=documented("unknown_model", "unknown_version", "version_in_use", *COMMON),
 )
+@needs(Role.PUBLISHER, models=Models.PATH)
 async def delete_version(model: ModelName, version: str, node: NodeDep, asked: UnconditionalDep) -> None:
     """Delete a version that nothing needs. Its bytes go when no other version names them."""
     await node.propose(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import Any, Final
 
 import httpx
@@ -12,12 +13,16 @@ STATUS_TIMEOUT_MS: Final = 1_000
 
 
 class Peers:
-    """One HTTP client for all of them; speaks to them directly, without the environment's proxies."""
+    """One HTTP client for all of them; speaks to them directly, without the environment's proxies.
 
-    def __init__(self) -> None:
+    `tls` says whom to believe, and holds the certificate by which they know this node.
+    """
+
+    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
         self.http = httpx.AsyncClient(
             timeout=httpx.Timeout(None, connect=1.0, write=10.0, pool=5.0),
             limits=httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=20, keepalive_expiry=3.0),
+            verify=True if tls is None else tls,
             trust_env=False,
             follow_redirects=False,
             headers={"accept-encoding": "identity"},

@@ -38,6 +38,9 @@ class Kind:
 KINDS: Final[dict[str, Kind]] = {
     # The request itself
     "malformed": Kind(400, "Not a readable request", "the request body cannot be parsed"),
+    "unauthenticated": Kind(401, "Who asks is not known", "show a token (Authorization: Bearer TOKEN) or a client certificate; with ccs: --token-file"),
+    "forbidden": Kind(403, "Not allowed", "this needs the role {role}"),
+    "rate_limited": Kind(429, "Too many requests", "too many of them came from the same caller; come again after {retry_after_s} s"),
     "cross_site": Kind(403, "Sent by another site", "a page of another site asked for this in the name of the browser's user; use the dashboard of this node, or ccs"),
     "not_found": Kind(404, "No such resource", "there is nothing at this path; see /openapi.json"),
     "method_not_allowed": Kind(405, "Method not allowed", "this path does not take this method; see the Allow header"),

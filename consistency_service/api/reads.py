@@ -7,11 +7,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from consistency_service.api.access import needs
 from consistency_service.api.depends import TIMEOUT_MS, Consistency, ModelName, NodeDep, StateDep, TimeoutMs, model_of
 from consistency_service.api.forwarding import FORWARDED_HEADER
 from consistency_service.api.pages import Cursor, Limit, Page, page_of
 from consistency_service.api.problems import ProblemError, documented
 from consistency_service.api.schemas import ActiveShown, HistoryShown, assignment_shown, history_shown
+from consistency_service.core.access import Models, Role
 from consistency_service.core.state import HistoryEntry
 from consistency_service.errors import NotLeaderError, UnknownModelError
 
@@ -19,6 +21,7 @@ router = APIRouter(prefix="/v1/models/{model}", tags=["reads"])
 
 
 @router.get("/active", responses=documented("unknown_model", "invalid", "not_strong", "no_leader"))
+@needs(Role.VIEWER, models=Models.PATH)
 async def read_active(
     model: ModelName,
     node: NodeDep,
@@ -48,6 +51,7 @@ async def read_active(
 
 
 @router.get("/history", responses=documented("unknown_model", "invalid", "not_strong", "no_leader"))
+@needs(Role.VIEWER, models=Models.PATH)
 async def history(
     model: ModelName,
     state: StateDep,

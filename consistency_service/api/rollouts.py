@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from fastapi import APIRouter, Path, Query, Request, Response
 
+from consistency_service.api.access import caller_now, needs
 from consistency_service.api.depends import AskedDep, Consistency, NodeDep, OverdueSettled, StateDep, UnconditionalDep
 from consistency_service.api.forwarding import FORWARDED_HEADER
 from consistency_service.api.pages import Cursor, Limit, Page, page_of
@@ -23,6 +24,7 @@ from consistency_service.api.rollout_schemas import (
     strategy_schema,
 )
 from consistency_service.api.rollout_views import FaultShown, FreezeShown, LintShown, RolloutShown, rollout_shown
+from consistency_service.core.access import Models, Role
 from consistency_service.core.commands import CreateRollout, MoveRollout, SetFreeze
 from consistency_service.core.rollout import Move, Rollout
 from consistency_service.core.state import State
@@ -44,10 +46,12 @@ router = APIRouter(prefix="/v1", tags=["rollouts"], dependencies=[OverdueSettled
         "strategy_invalid", "rollout_running", "rollout_exists", "frozen", "limit_reached", *UNCERTAIN
     ),
 )
+@needs(Role.OPERATOR, models=Models.CHECKED)
 async def create_rollout(
     body: RolloutAsked, node: NodeDep, asked: UnconditionalDep, response: Response
 ) -> RolloutShown:
     """Write a rollout down and, with `start`, begin it. What cannot work is refused with every fault and its place."""
+    caller_now().require(body.models)
     if isinstance(body.strategy, Unreadable) or asked.request_id not in node.metadata.state.requests:
         faults = await _faults(body, node)
         if faults:
@@ -71,6 +75,7 @@ async def create_rollout(
 
 
 @router.get("/rollouts", responses=documented("invalid", "not_strong", "no_leader"))
+@needs(Role.VIEWER, models=Models.CHECKED)
 async def list_rollouts(
     state: StateDep,
     model: Annotated[str | None, Query(max_length=128, description="Only those of this model.")] = None,
@@ -82,7 +87,8 @@ async def list_rollouts(
     found = [
         rollout
         for rollout in state.rollouts.values()
-        if (model is None or any(target.model == model for target in rollout.targets))
+        if caller_now().sees_all(target.model for target in rollout.targets)
+        and (model is None or any(target.model == model for target in rollout.targets))
         and (running is None or rollout.running == running)
     ]
     page, next_cursor = page_of(
@@ -96,21 +102,26 @@ async def list_rollouts(
 
 
 @router.get("/rollouts/strategy-schema", responses=documented("no_leader"))
+@needs(Role.VIEWER)
 async def show_strategy_schema() -> dict[str, Any]:
     """The JSON schema of a strategy."""
     return strategy_schema()
 
 
 @router.post("/rollouts/lint", responses=documented("invalid", "no_leader", "store_unavailable"))
+@needs(Role.VIEWER, models=Models.CHECKED)
 async def lint(body: RolloutAsked, node: NodeDep) -> LintShown:
     """Everything that is wrong with it, by what is decided, stored and heard of edges now; nothing is changed."""
+    caller_now().require(body.models)
     faults = await _faults(body, node)
     return LintShown(faults=[FaultShown(**msgspec.to_builtins(fault)) for fault in faults])
 
 
 @router.post("/rollouts/plan", responses=documented("strategy_invalid", "invalid", "no_leader", "store_unavailable"))
+@needs(Role.VIEWER, models=Models.CHECKED)
 async def plan(body: RolloutAsked, node: NodeDep) -> PlanShown:
     """Who would get what in each stage, and what would be downloaded, by the edges that are heard now; nothing is changed."""
+    caller_now().require(body.models)
     faults = await _faults(body, node)
     if faults:
         raise ProblemError("strategy_invalid", faults=[msgspec.to_builtins(fault) for fault in faults])
@@ -127,6 +138,7 @@ async def plan(body: RolloutAsked, node: NodeDep) -> PlanShown:
 
 
 @router.get("/rollouts/{rollout_id}", responses=documented("unknown_rollout", "not_strong", "no_leader"))
+@needs(Role.VIEWER, also=(Role.NODE,), models=Models.CHECKED)
 async def show_rollout(
     rollout_id: RolloutId,
     node: NodeDep,
@@ -148,6 +160,7 @@ async def show_rollout(
 @router.post(
     "/rollouts/{rollout_id}/start", responses=documented("frozen", "rollout_running", "strategy_invalid", *MOVED)
 )
+@needs(Role.OPERATOR, models=Models.CHECKED)
 async def start(
     rollout_id: RolloutId, node: NodeDep, asked: AskedDep, response: Response, body: MoveAsked | None = None
 ) -> RolloutShown:
@@ -156,6 +169,7 @@ async def start(
 
 
 @router.post("/rollouts/{rollout_id}/pause", responses=documented(*MOVED))
+@needs(Role.OPERATOR, models=Models.CHECKED)
 async def pause(
     rollout_id: RolloutId, node: NodeDep, asked: AskedDep, response: Response, body: MoveAsked | None = None
 ) -> RolloutShown:
@@ -164,6 +178,7 @@ async def pause(
 
 
 @router.post("/rollouts/{rollout_id}/resume", responses=documented(*MOVED))
+@needs(Role.OPERATOR, models=Models.CHECKED)
 async def resume(
     rollout_id: RolloutId, node: NodeDep, asked: AskedDep, response: Response, body: MoveAsked | None = None
 ) -> RolloutShown:
@@ -172,6 +187,7 @@ async def resume(
 
 
 @router.post("/rollouts/{rollout_id}/promote", responses=documented("frozen", *MOVED))
+@needs(Role.OPERATOR, models=Models.CHECKED)
 async def promote(
     rollout_id: RolloutId, node: NodeDep, asked: AskedDep, response: Response, body: PromotionAsked | None = None
 ) -> RolloutShown:
@@ -180,6 +196,7 @@ async def promote(
 
 
 @router.post("/rollouts/{rollout_id}/abort", responses=documented(*MOVED))
+@needs(Role.OPERATOR, models=Models.CHECKED)
 async def abort(
     rollout_id: RolloutId, node: NodeDep, asked: AskedDep, response: Response, body: MoveAsked | None = None
 ) -> RolloutShown:
@@ -190,6 +207,7 @@ async def abort(
 @router.post(
     "/rollouts/{rollout_id}/retry", responses=documented("frozen", "rollout_running", "strategy_invalid", *MOVED)
 )
+@needs(Role.OPERATOR, models=Models.CHECKED)
 async def retry(
     rollout_id: RolloutId, node: NodeDep, asked: AskedDep, response: Response, body: MoveAsked | None = None
 ) -> RolloutShown:
@@ -198,12 +216,14 @@ async def retry(
 
 
 @router.get("/freeze", responses=documented("not_strong", "no_leader"))
+@needs(Role.VIEWER)
 async def show_freeze(state: StateDep) -> FreezeShown:
     """Whether starts and promotions are frozen, by whom, why, since when."""
     return _freeze_shown(state)
 
 
 @router.put("/freeze", responses=documented(*UNCERTAIN))
+@needs(Role.OPERATOR, models=Models.ALL)
 async def set_freeze(body: FreezeAsked, node: NodeDep, asked: UnconditionalDep) -> FreezeShown:
     """Freeze all starts and promotions, or lift that. Aborts and rollbacks are never stopped."""
     await node.propose(
@@ -223,10 +243,11 @@ async def set_freeze(body: FreezeAsked, node: NodeDep, asked: UnconditionalDep) 
 
 
 def rollout_of(state: State, rollout_id: str) -> Rollout:
-    """The rollout. Raises `ProblemError`."""
+    """The rollout, which the caller may have to do with. Raises `ProblemError`."""
     rollout = state.rollouts.get(rollout_id)
     if rollout is None:
         raise ProblemError("unknown_rollout", rollout_id=rollout_id)
+    caller_now().require(target.model for target in rollout.targets)
     return rollout
 
 
@@ -234,6 +255,8 @@ async def _move(
     move: Move, rollout_id: str, node: Node, asked: AskedDep, response: Response, body: MoveAsked | None
 ) -> RolloutShown:
     order = body or MoveAsked()
+    if caller_now().limited:
+        rollout_of(node.metadata.state, rollout_id)
     await node.propose(
         MoveRollout(
             rollout_id=rollout_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -16,8 +17,11 @@ CONNECTIONS_MAX: Final = 1_000
 HEAD_BYTES_MAX: Final = 32 * 1024
 HEAD_TIMEOUT_S: Final = 10
 KEEP_ALIVE_S: Final = 5
+HANDSHAKE_TIMEOUT_S: Final = 10
 FAREWELL_S: Final = 3
 BACKLOG: Final = 512
+CERTIFICATE: Final = "ccs.certificate"
+"""Under this key of a request's `state` lies the certificate that the caller showed, as DER."""
 
 
 async def serve(
@@ -26,11 +30,13 @@ async def serve(
     host: str,
     port: int,
     shutdown: asyncio.Event,
+    tls: ssl.SSLContext | None = None,
     listening: Callable[[int], None] | None = None,
 ) -> None:
     """Serve until `shutdown` is set; then finish what is under way, for about `FAREWELL_S` seconds at most.
 
-    `listening` is told the port once callers can connect. Raises `OSError` if the address cannot be bound.
+    With `tls`, nothing else is spoken. `listening` is told the port once callers can connect. Raises `OSError` if the
+    address cannot be bound.
     """
     config = uvicorn.Config(
         app,
@@ -46,6 +52,7 @@ async def serve(
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=FAREWELL_S,
         backlog=BACKLOG,
+        ssl_context_factory=None if tls is None else lambda _config, _default: tls,
     )
     with _bound(host, port) as listener:
         server = _Server(config, listening=listening)
@@ -82,9 +89,23 @@ class _Server(uvicorn.Server):
         self._listening = listening
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self._listening is not None and sockets:
+        """As uvicorn does it for given sockets, but nobody takes a minute for a TLS handshake."""
+        assert sockets is not None
+        await self.lifespan.startup()
+        loop, config = asyncio.get_running_loop(), self.config
+        timeout_s = HANDSHAKE_TIMEOUT_S if config.is_ssl else None
+        self.servers = [
+            await loop.create_server(
+                self._connection, sock=sock, ssl=config.ssl, ssl_handshake_timeout=timeout_s, backlog=config.backlog
+            )
+            for sock in sockets
+        ]
+        self.started = True
+        if self._listening is not None:
             self._listening(sockets[0].getsockname()[1])
+
+    def _connection(self) -> asyncio.Protocol:
+        return _Protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -99,6 +120,8 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+        self.app_state = {**self.app_state, CERTIFICATE: tls.getpeercert(binary_form=True) if tls is not None else None}
         self._watch_head()
 
     def data_received(self, data: bytes) -> None:

@@ -8,10 +8,12 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, Field
 
+from consistency_service.api.access import needs
 from consistency_service.api.depends import NodeDep, StateDep, UnconditionalDep
 from consistency_service.api.pages import Cursor, Limit, Page, page_of
 from consistency_service.api.problems import ProblemError, documented
 from consistency_service.api.schemas import Asked
+from consistency_service.core.access import Models, Role
 from consistency_service.core.commands import CreateWebhook, DeleteWebhook, ReplayWebhook
 from consistency_service.core.rollout import Move
 from consistency_service.core.state import State
@@ -85,6 +87,7 @@ class DeliveryShown(BaseModel):
 
 
 @router.post("", status_code=201, responses=documented("limit_reached", *UNCERTAIN))
+@needs(Role.OPERATOR, models=Models.ALL)
 async def create_webhook(
     body: WebhookAsked, node: NodeDep, asked: UnconditionalDep, response: Response
 ) -> WebhookShown:
@@ -108,6 +111,7 @@ async def create_webhook(
 
 
 @router.get("", responses=documented("invalid", "not_strong", "no_leader"))
+@needs(Role.VIEWER, models=Models.ALL)
 async def list_webhooks(state: StateDep, limit: Limit = 100, cursor: Cursor = None) -> Page[WebhookShown]:
     """Every webhook, by id."""
     page, next_cursor = page_of(state.webhooks.values(), key=lambda w: (w.webhook_id,), limit=limit, cursor=cursor)
@@ -115,6 +119,7 @@ async def list_webhooks(state: StateDep, limit: Limit = 100, cursor: Cursor = No
 
 
 @router.delete("/{webhook_id}", status_code=204, responses=documented("unknown_webhook", *UNCERTAIN))
+@needs(Role.OPERATOR, models=Models.ALL)
 async def delete_webhook(webhook_id: WebhookId, node: NodeDep, asked: UnconditionalDep) -> None:
     """Tell it nothing any more; a delivery under way is not called back."""
     await node.propose(
@@ -129,6 +134,7 @@ async def delete_webhook(webhook_id: WebhookId, node: NodeDep, asked: Unconditio
 
 
 @router.get("/{webhook_id}/deliveries", responses=documented("unknown_webhook", "invalid", "not_strong", "no_leader"))
+@needs(Role.VIEWER, models=Models.ALL)
 async def list_deliveries(
     webhook_id: WebhookId, state: StateDep, limit: Limit = 100, cursor: Cursor = None
 ) -> Page[DeliveryShown]:
@@ -158,6 +164,7 @@ async def list_deliveries(
 
 
 @router.post("/{webhook_id}/replay", responses=documented("unknown_webhook", *UNCERTAIN))
+@needs(Role.OPERATOR, models=Models.ALL)
 async def replay(
     webhook_id: WebhookId, node: NodeDep, asked: UnconditionalDep, body: ReplayAsked | None = None
 ) -> ReplayShown:

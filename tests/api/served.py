@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -164,14 +165,16 @@ async def one_node(directory: Path, *, run: bool = True, web: WebCaller | None =
 
 
 @asynccontextmanager
-async def serving(app: FastAPI, *, port: int = 0) -> AsyncIterator[str]:
+async def serving(app: FastAPI, *, port: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """The base URL of `app` on a real socket; afterwards the server has ended by itself."""
     shutdown = asyncio.Event()
     ports: asyncio.Queue[int] = asyncio.Queue()
-    task = asyncio.create_task(serve(app, host="127.0.0.1", port=port, shutdown=shutdown, listening=ports.put_nowait))
+    task = asyncio.create_task(
+        serve(app, host="127.0.0.1", port=port, shutdown=shutdown, tls=tls, listening=ports.put_nowait)
+    )
     try:
         async with asyncio.timeout(10):
-            yield f"http://127.0.0.1:{await ports.get()}"
+            yield f"{'https' if tls else 'http'}://127.0.0.1:{await ports.get()}"
     finally:
         shutdown.set()
         async with asyncio.timeout(10):

@@ -129,6 +129,7 @@ ROWS = [
     "GET /v1/edges",
     "GET /v1/cluster",
     "GET /v1/cluster/self",
+    "GET /v1/whoami",
     "POST /v1/cluster/members",
     "DELETE /v1/cluster/members/{node_id}",
     "POST /v1/cluster/transfer",

@@ -14,11 +14,13 @@ from fastapi import APIRouter, FastAPI, Query, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from consistency_service.api.access import Access, caller_now, needs
 from consistency_service.api.dashboard.cluster import ClusterLook, cluster_page_of, health_of
 from consistency_service.api.dashboard.edges import Asked as EdgesAsked
 from consistency_service.api.dashboard.edges import edges_page_of
 from consistency_service.api.dashboard.fleet import FleetCount
 from consistency_service.api.dashboard.live import LiveLook
+from consistency_service.api.dashboard.login import login_routes
 from consistency_service.api.dashboard.model import model_page_of
 from consistency_service.api.dashboard.overview import overview_of
 from consistency_service.api.dashboard.rendering import Renderer
@@ -29,6 +31,7 @@ from consistency_service.api.dashboard.timeline import items_of, timeline_page_o
 from consistency_service.api.depends import OverdueSettled
 from consistency_service.api.features import class_shown, classes_of
 from consistency_service.api.problems import on_http_error
+from consistency_service.core.access import LADDER, Models, Role
 from consistency_service.core.feature_rates import SPAN_MS
 from consistency_service.errors import NotLeaderError, UnknownOutcomeError
 from consistency_service.runtime.node import Node
@@ -83,7 +86,17 @@ class Dashboard:
     async def answer(self, page: str, as_of: AsOf, *, status: int = 200, **values: Any) -> Response:
         """The page, with what every page says. `values` are not older than `as_of`."""
         frozen = self.node.metadata.state.freeze
-        return await self.renderer.page(f"{page}.html", status=status, as_of=as_of, here=page, frozen=frozen, **values)
+        visitor = caller_now().identity
+        return await self.renderer.page(
+            f"{page}.html",
+            status=status,
+            as_of=as_of,
+            here=page,
+            frozen=frozen,
+            visitor="" if visitor is None else visitor.name,
+            reads_only=visitor is not None and visitor.role not in LADDER[LADDER.index(Role.OPERATOR) :],
+            **values,
+        )
 
     async def missing(self, what: str) -> Response:
         """The page that says that there is no such page."""
@@ -94,6 +107,8 @@ def add_dashboard(app: FastAPI) -> None:
     """Serve the pages, and answer people who ask for what is not there with a page, too."""
     dashboard = Dashboard(app)
     app.include_router(_routes(dashboard))
+    access: Access = app.state.access
+    app.include_router(login_routes(dashboard.renderer, access, region=dashboard.node.config.region))
 
     async def not_there(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -110,6 +125,7 @@ def _routes(dashboard: Dashboard) -> APIRouter:
     node = dashboard.node
 
     @router.get("/")
+    @needs(Role.VIEWER, models=Models.ALL)
     async def overview(request: Request, q: Text = "", page: PageNumber = 1) -> Response:
         tally, answer = await asyncio.gather(dashboard.fleet.tally(), dashboard.cluster.look(request))
         as_of = await dashboard.look()
@@ -118,6 +134,7 @@ def _routes(dashboard: Dashboard) -> APIRouter:
         return await dashboard.answer("overview", as_of, view=view)
 
     @router.get("/models/{name}")
+    @needs(Role.VIEWER, models=Models.ALL)
     async def model(name: str, at: Text = "", everything: bool = False) -> Response:
         tally, as_of = await dashboard.fleet.tally(), await dashboard.look()
         state = node.metadata.state
@@ -128,6 +145,7 @@ def _routes(dashboard: Dashboard) -> APIRouter:
         return await dashboard.answer("model", as_of, view=view, everything=everything)
 
     @router.get("/edges")
+    @needs(Role.VIEWER, models=Models.ALL)
     async def edges(
         edge: Text = "",
         model: Text = "",
@@ -162,6 +180,7 @@ def _routes(dashboard: Dashboard) -> APIRouter:
         return await dashboard.answer("edges", as_of, view=view, models=models, sites=tally.sites)
 
     @router.get("/features")
+    @needs(Role.VIEWER)
     async def features() -> Response:
         as_of = await dashboard.look()
         edges = node.fleet.view.features.edge_counts(now_ns=node.clock.now_ns())
@@ -169,12 +188,14 @@ def _routes(dashboard: Dashboard) -> APIRouter:
         return await dashboard.answer("features", as_of, rows=rows, span_ms=SPAN_MS)
 
     @router.get("/cluster")
+    @needs(Role.VIEWER)
     async def cluster(request: Request) -> Response:
         tally, answer = await asyncio.gather(dashboard.fleet.tally(), dashboard.cluster.look(request))
         as_of = await dashboard.look()
         return await dashboard.answer("cluster", as_of, view=cluster_page_of(node, answer, tally))
 
     @router.get("/timeline")
+    @needs(Role.VIEWER, models=Models.ALL)
     async def timeline(
         model: Text = "", author: Text = "", kind: Text = "", refused: bool = False, at: Text = "", page: PageNumber = 1
     ) -> Response:
@@ -186,6 +207,7 @@ def _routes(dashboard: Dashboard) -> APIRouter:
         return await dashboard.answer("timeline", as_of, view=view, models=tuple(sorted(state.models)))
 
     @router.get("/rollouts")
+    @needs(Role.VIEWER, models=Models.ALL)
     async def rollouts(only: Text = "", page: PageNumber = 1) -> Response:
         as_of = await dashboard.look()
         return await dashboard.answer(
@@ -193,6 +215,7 @@ def _routes(dashboard: Dashboard) -> APIRouter:
         )
 
     @router.get("/rollouts/{rollout_id}")
+    @needs(Role.VIEWER, models=Models.ALL)
     async def rollout(rollout_id: str) -> Response:
         as_of = await dashboard.look()
         found = node.metadata.state.rollouts.get(rollout_id)
@@ -203,6 +226,7 @@ def _routes(dashboard: Dashboard) -> APIRouter:
         return await dashboard.answer("rollout", as_of, view=view)
 
     @router.get("/static/{name}")
+    @needs(None)
     async def static(name: str) -> Response:
         return dashboard.renderer.file(name) or await dashboard.missing("")
 

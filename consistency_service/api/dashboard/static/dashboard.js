@@ -59,6 +59,7 @@ async function refresh() {
   asking = true;
   try {
     const response = await fetch(location.href, { headers: { Accept: "text/html" }, cache: "no-store" });
+    if (response.redirected) { location.assign(response.url); return; } // the session has ended
     if (!response.ok && response.status !== 404) throw new Error(String(response.status));
     take(new DOMParser().parseFromString(await response.text(), "text/html"));
     if (stream !== null && stream.readyState === EventSource.OPEN) say("on", "live");
@@ -111,6 +112,7 @@ function refocus(part, focused) {
 // ---- buttons
 
 const dialog = byId("confirm");
+const known = "known" in byId("confirm-author").dataset; // logged in: the node says who
 let asked = null;
 
 function enable() {
@@ -128,7 +130,7 @@ function confirm(button) {
   byId("confirm-says").textContent = asked.says;
   byId("confirm-do").textContent = asked.label;
   byId("confirm-do").className = button.classList.contains("danger") ? "danger" : "primary";
-  byId("confirm-author").value = remembered.get("ccs.author");
+  if (!known) byId("confirm-author").value = remembered.get("ccs.author");
   byId("confirm-reason").value = "";
   byId("confirm-reason").required = "reason" in asked;
   byId("confirm-why").hidden = !("reason" in asked);
@@ -153,7 +155,7 @@ byId("confirm-form").addEventListener("submit", (event) => {
 async function carryOut(what) {
   const author = byId("confirm-author").value.trim();
   if (!author) { byId("confirm-author").focus(); return; }
-  remembered.set("ccs.author", author);
+  if (!known) remembered.set("ccs.author", author);
   busy(true);
   outcome("", "Asked. This answers when it has taken effect; it goes on if you close this.");
   const headers = { "Idempotency-Key": what.key, "X-CCS-Author": bytesOf(author) };
@@ -188,7 +190,7 @@ function done(answer) {
 
 function busy(is) {
   byId("confirm-do").disabled = is;
-  byId("confirm-author").readOnly = is;
+  byId("confirm-author").readOnly = is || known;
   byId("confirm-reason").readOnly = is;
 }
 
