@@ -24,7 +24,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -156,10 +156,11 @@ class _Mint:
         self.directory = directory
         self.keys = {kind: _key(directory / f"{kind}.nk", prefix=prefix) for kind, prefix in _KINDS.items()}
         self.lines = _ledger(directory)
-        regions = [line["region"] for line in self.lines if isinstance(line.get("region"), str)]
-        if not regions:
-            raise ConfigError(f"{directory / LEDGER_FILE} names no region")
-        self.region: str = regions[0]
+        first = self.lines[0] if self.lines else {}
+        if not isinstance(first.get("region"), str) or not isinstance(first.get("at"), int):
+            raise ConfigError(f"{directory / LEDGER_FILE} does not begin with a region")
+        self.region: str = first["region"]
+        self.began_at = datetime.fromtimestamp(first["at"], tz=UTC)
 
     def public(self, kind: str) -> str:
         return _public(self.keys[kind])
@@ -188,19 +189,21 @@ class _Mint:
         return key, _CREDENTIALS % (token, seed)
 
     def write_servers(self, *, now: datetime) -> Path:
-        """`auth.conf`, whatever was there before."""
+        """`auth.conf`, whatever was there before. Only the account's JWT is new: servers refuse to reload another operator's."""
         operator, system, account = (self.keys[kind] for kind in ("operator", "system", "account"))
         operator_token = _signed(
             operator,
             subject=_public(operator),
             name=f"ccs-{self.region}",
             nats={"type": "operator", "version": 2, "system_account": _public(system)},
-            now=now,
+            now=self.began_at,
         )
         unlimited = {**_UNLIMITED, "imports": -1, "exports": -1, "wildcards": True, "conn": -1, "leaf": -1}
         system_nats = {"type": "account", "version": 2, "limits": unlimited}
         preload = {
-            _public(system): _signed(operator, subject=_public(system), name="SYS", nats=system_nats, now=now),
+            _public(system): _signed(
+                operator, subject=_public(system), name="SYS", nats=system_nats, now=self.began_at
+            ),
             _public(account): _signed(
                 operator, subject=_public(account), name=self.region, nats=self._account(unlimited), now=now
             ),

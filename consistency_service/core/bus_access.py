@@ -21,7 +21,6 @@ from edge_client.protocol.subjects import EDGE_INBOXES, NODE_INBOXES, OBSERVER_I
 NAME: Final = "{{name()}}"
 """What the server replaces by the name in the JWT of whoever connects."""
 
-SNAPSHOT_QUEUE: Final = "nodes"
 EDGE_PAYLOAD_BYTES_MAX: Final = 128 * 1024
 """Twice what an edge may say; larger messages have it disconnected."""
 EDGE_SUBSCRIPTIONS_MAX: Final = 64
@@ -40,14 +39,17 @@ class BusRole(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permissions:
-    """Subjects, in the bus's notation; a subscription with a queue has its name after a space."""
+    """Subjects, in the bus's notation; who may subscribe to one may also do so in a queue."""
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
 
 
 def permissions_of(role: BusRole, *, region: str, edge_ids: Sequence[str] = ()) -> Permissions:
-    """What a role may do. `edge_ids`, of a leaf alone: the edges that stand there; none means any."""
+    """What a role may do. `edge_ids`, of a leaf alone: the edges that stand there; none means any.
+
+    Only nodes hear snapshot requests: anybody else in their queue would take requests away from them.
+    """
     subjects = Subjects(region)
     requests = (subjects.clock, subjects.clock_of("*"), subjects.snapshot)
     stream = subjects.stream
@@ -61,7 +63,7 @@ def permissions_of(role: BusRole, *, region: str, edge_ids: Sequence[str] = ()) 
                 ),
                 subscribe=(
                     *(subjects.beacon, subjects.clock, subjects.clock_of("*")),
-                    *(f"{subjects.snapshot} {SNAPSHOT_QUEUE}", subjects.reports, f"{NODE_INBOXES}.{NAME}.>"),
+                    *(subjects.snapshot, subjects.reports, f"{NODE_INBOXES}.{NAME}.>"),
                 ),
             )
         case BusRole.EDGE:

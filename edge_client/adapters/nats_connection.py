@@ -30,7 +30,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from edge_client.adapters.nats_access import NatsAccess
-from edge_client.adapters.nats_inflow import Inflow, Sink
+from edge_client.adapters.nats_inflow import Inflow, Sink, trace_in
 from edge_client.adapters.nats_wire import WireParser
 from edge_client.errors import BusUnavailableError, ConfigError
 
@@ -268,7 +268,7 @@ class _Client(Client):
             self._counters["no_responders"] += 1
             return True
         try:
-            inflow.offer(subject.decode(), reply.decode(), payload)
+            inflow.offer(subject.decode(), reply.decode(), payload, trace_in(head))
         except UnicodeDecodeError:
             self._counters["undecodable"] += 1
         return True
@@ -287,6 +287,18 @@ class _Client(Client):
         if initial_connection and (self.tls_is_wanted or asked) and not info.get("tls_required"):
             raise nats.errors.Error("the server offers no TLS")
         await super()._process_info(info, initial_connection)
+
+    async def _select_next_server(self) -> None:
+        await super()._select_next_server()
+        transport: Any = self._transport
+        connect_tls = transport.connect_tls
+
+        async def connect_quietly(*arguments: Any, **options: Any) -> None:
+            """The library leaves asyncio in the belief that this is no TLS, which then warns of each lost connection."""
+            await connect_tls(*arguments, **options)
+            transport._io_writer.transport.get_protocol()._over_ssl = True  # noqa: SLF001
+
+        transport.connect_tls = connect_quietly
 
     async def _process_pong(self) -> None:
         with suppress(asyncio.InvalidStateError):  # the answer to a flush that was given up
