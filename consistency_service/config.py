@@ -138,6 +138,9 @@ class ServiceConfig:
     compaction_entries: int = 5_000
     """How many applied entries the log keeps before it snapshots."""
 
+    log_format: str = "text"
+    """What goes to stderr: `text` for people, or `json`, one object a line."""
+
     garbage_interval_ms: int = 60_000
     """How often unneeded versions and artifacts are looked for."""
 
@@ -150,6 +153,8 @@ class ServiceConfig:
             raise ConfigError(f"log must be 'raft' or 'memory', not {self.log!r}")
         if self.node_id not in self.peers:
             raise ConfigError(f"peers must name this node, {self.node_id!r}")
+        if self.log_format not in ("text", "json"):
+            raise ConfigError(f"log_format must be 'text' or 'json', not {self.log_format!r}")
         if self.log == "memory" and len(self.peers) != 1:
             raise ConfigError("log = 'memory' is for one node alone")
         for address in (self.http, *(peer.raft for peer in self.peers.values())):

@@ -27,6 +27,9 @@ from edge_client.runtime.loop_thread import LoopThread
 if TYPE_CHECKING:
     from typing import Self
 
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
     from edge_client.core.reading import Change, Reading
     from edge_client.core.status import ClientStatus
     from edge_client.runtime.artifact import Loader, Unload, WarmUp
@@ -77,14 +80,15 @@ class EdgeClient:
     ) -> Self:
         """A client that follows the region, whoever is away just now; `settings` are the other fields of `EdgeConfig`.
 
-        Raises what `AsyncEdgeClient.connect` raises, and waits no longer. `download_dir` and `feature_spool` are this
-        process's alone; a forked child uses a temporary directory, and has no spool.
+        Raises what `AsyncEdgeClient.connect` raises, and waits no longer. `download_dir`, `feature_spool` and `metrics` are
+        this process's alone; a forked child uses a temporary directory, has no spool, and is scraped nowhere.
         """
         own_pid, own_directory = os.getpid(), settings.pop("download_dir", None)
-        own_spool = settings.pop("feature_spool", None)
+        own_spool, own_metrics = settings.pop("feature_spool", None), settings.pop("metrics", None)
 
         def opener(edge_id: str, directory: Path) -> Coroutine[Any, Any, AsyncEdgeClient]:
-            kept, spool = (own_directory, own_spool) if os.getpid() == own_pid else (None, None)
+            own = os.getpid() == own_pid
+            kept, spool = (own_directory, own_spool) if own else (None, None)
             return AsyncEdgeClient.connect(
                 servers,
                 trust=trust,
@@ -95,6 +99,7 @@ class EdgeClient:
                 region=region,
                 download_dir=str(directory) if kept is None else kept,
                 feature_spool=spool,
+                metrics=own_metrics if own else None,
                 **settings,
             )
 
@@ -141,6 +146,22 @@ class EdgeClient:
         """How this edge stands with the region, at this moment. Raises `ClosedError`."""
         life = self._here()
         return life.call(life.client.status)
+
+    def instrument(
+        self, *, meter_provider: MeterProvider | None = None, tracer_provider: TracerProvider | None = None
+    ) -> None:
+        """Metrics and switch spans go to these OpenTelemetry providers from now on: see `AsyncEdgeClient.instrument`.
+
+        Of this process alone: a forked child begins with the global ones. Raises `ClosedError`.
+        """
+        life = self._here()
+        life.call(lambda: life.client.instrument(meter_provider=meter_provider, tracer_provider=tracer_provider))
+
+    @property
+    def metrics_port(self) -> int | None:
+        """The port on which scrapes are answered, where `metrics` is set. Raises `ClosedError`."""
+        life = self._here()
+        return life.call(lambda: life.client.metrics_port)
 
     def close(self) -> None:
         """Said goodbye and stopped, within four seconds; whoever waits gets `ClosedError`. Again: nothing more happens."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import tempfile
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
@@ -26,19 +25,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edge_client.adapters.system_clock import SystemClock, open_clock
 from edge_client.config import EdgeConfig
-from edge_client.core.fetch_plan import FetchPlan
 from edge_client.core.status import ClientStatus
 from edge_client.errors import ClosedError, ConfigError
-from edge_client.protocol.envelope import Verifier
-from edge_client.protocol.subjects import EDGE_INBOXES, Subjects, token_of
+from edge_client.protocol.subjects import Subjects
 from edge_client.runtime.artifact import Loader, Unload, WarmUp
 from edge_client.runtime.clock_guard import ClockGuard
-from edge_client.runtime.downloads import Downloads
+from edge_client.runtime.downloads import Downloads, download_directory
 from edge_client.runtime.features import AsyncFeatures
 from edge_client.runtime.follow import Follow
 from edge_client.runtime.listeners import Listeners
 from edge_client.runtime.model import AsyncModel, ClockedModel
-from edge_client.runtime.models import Handling, Models
+from edge_client.runtime.models import Handling, Models, plan_of
 from edge_client.runtime.observing import Observing
 from edge_client.runtime.report import Report
 from edge_client.runtime.restore import Restore
@@ -46,12 +43,16 @@ from edge_client.runtime.signals import Pulse, Signal
 from edge_client.runtime.standing import Standing
 from edge_client.runtime.state import EdgeState, Wakes
 from edge_client.runtime.supervision import Supervisor
+from edge_client.runtime.telemetry import Telemetry
 from edge_client.runtime.tier import Tier
 from edge_client.runtime.trust import Trust
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
+
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
 
     from edge_client.runtime.features import FeaturePorts
     from edge_client.runtime.ports import ArtifactSource, Bus, Clock, LocalTier
@@ -90,13 +91,7 @@ class AsyncEdgeClient:
         wakes = Wakes(send=self._send.set, targets=self._targets.set, changes=self._another_is_served)
         self._observing = Observing(began=self._report_now.set)
         self._state = EdgeState(config=config, clock=clock, rng=rng, wakes=wakes, observe=self._observing.reported)
-        plan = FetchPlan(
-            memory_bytes_max=config.memory_bytes_max,
-            download_bytes_max=config.download_bytes_max,
-            jobs_max=config.downloads_max,
-            prefetch_jitter_ms=config.prefetch_jitter_ms,
-            rng=rng,
-        )
+        plan = plan_of(config, rng=rng)
         self._downloads = Downloads(
             directory=directory,
             bytes_max=config.download_bytes_max,
@@ -119,6 +114,7 @@ class AsyncEdgeClient:
             pulse=self._pulse,
             readiness_changed=self._report_now.set,
         )
+        self._telemetry = Telemetry(config=config, state=self._state, status=self.status, bus=bus, clock=clock)
         self._follow = Follow(
             state=self._state,
             bus=bus,
@@ -128,6 +124,7 @@ class AsyncEdgeClient:
             wake=self._send,
             pulse=self._pulse,
             report_replied=lambda reply: self._report.replied(reply),  # noqa: PLW0108 -- made below
+            event_heard=self._telemetry.spans.event_heard,
         )
         self._restore = Restore(
             state=self._state,
@@ -173,6 +170,7 @@ class AsyncEdgeClient:
                 self._observing,
                 self._supervisor,
                 self._tier,
+                self._telemetry,
             ),
         )
         self._report = self._standing.report = Report(
@@ -233,31 +231,12 @@ class AsyncEdgeClient:
     @classmethod
     async def open(cls, config: EdgeConfig, *, clock: Clock | None = None) -> Self:
         """As `connect`, with all settings in one value."""
-        from edge_client.adapters.http_source import HttpSource
-        from edge_client.adapters.nats_access import NatsAccess
-        from edge_client.adapters.nats_bus import NatsBus
-        from edge_client.adapters.redis_feature_ports import open_feature_ports
+        from edge_client.adapters.opened import open_ports
 
-        tier: LocalTier | None = None
-        if config.local is not None:
-            from edge_client.adapters.redis_tier import RedisTier, edge_namespace
-
-            namespace = edge_namespace(region=config.region, edge_id=config.edge_id)
-            tier = RedisTier(config.local, namespace=namespace, ca=config.local_ca)
-        bus = NatsBus(
-            config.servers,
-            name=f"edge {config.edge_id}",
-            inbox_prefix=f"{EDGE_INBOXES}.{token_of(config.edge_id)}",
-            access=NatsAccess(
-                ca=config.nats_ca,
-                certificate=config.nats_certificate,
-                key=config.nats_key,
-                credentials=config.nats_credentials,
-            ),
-        )
         clock = clock or open_clock()
-        features = open_feature_ports(config, clock=clock)
-        return await cls.over(config, bus=bus, source=HttpSource(), tier=tier, clock=clock, features=features)
+        client = await cls.over(config, clock=clock, **open_ports(config, clock=clock))
+        client.instrument()
+        return client
 
     @classmethod
     async def over(
@@ -272,15 +251,9 @@ class AsyncEdgeClient:
         features: FeaturePorts | None = None,
     ) -> Self:
         """A client over these ports, which it closes at its end. `tier` counts only if `config.local` is set."""
-        resources = AsyncExitStack()
-        try:
-            if config.download_dir is None:
-                directory = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="edge-client-")))
-            else:
-                directory = Path(config.download_dir)
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if tier is not None and config.local is None:
-                config = replace(config, local="redis://given")
+        if tier is not None and config.local is None:
+            config = replace(config, local="redis://given")
+        async with AsyncExitStack() as resources:
             client = cls(
                 config,
                 bus=bus,
@@ -288,16 +261,10 @@ class AsyncEdgeClient:
                 tier=tier,
                 clock=clock or open_clock(),
                 rng=rng or SystemRandom(),
-                directory=directory,
+                directory=resources.enter_context(download_directory(config.download_dir)),
                 features=features,
             )
-        except OSError as error:
-            await resources.aclose()
-            raise ConfigError(f"download_dir: {error}") from error
-        except BaseException:
-            await resources.aclose()
-            raise
-        client._resources = resources
+            client._resources = resources.pop_all()
         await client._start()
         return client
 
@@ -316,6 +283,7 @@ class AsyncEdgeClient:
             await asyncio.wait({self._running})
         self._state.close()
         self._observing.close()
+        self._telemetry.close()
         self._pulse.fire()
         for closing in (self._bus.close(), self._source.close(), self._tier.close()):
             await self._shut(closing)
@@ -369,11 +337,30 @@ class AsyncEdgeClient:
         """How this edge stands with the region, at this moment."""
         return self._standing.client()
 
+    @property
+    def metrics_port(self) -> int | None:
+        """The port on which scrapes are answered, where `metrics` is set."""
+        return self._telemetry.port
+
+    def instrument(
+        self, *, meter_provider: MeterProvider | None = None, tracer_provider: TracerProvider | None = None
+    ) -> None:
+        """Metrics and switch spans go to these OpenTelemetry providers from now on, and no longer where they went before.
+
+        `connect` has done so with the global ones, which may also be set later. docs/reference/metrics.md names the metrics.
+        """
+        from edge_client.adapters.otel import instrument
+
+        instrument(
+            self._telemetry, edge_id=self.edge_id, meter_provider=meter_provider, tracer_provider=tracer_provider
+        )
+
     # ---- helpers
 
     async def _start(self) -> None:
         try:
             await self._tier.connect()
+            await self._telemetry.open()
             await self._bus.connect()
             await self._follow.subscribe()
             if self._features is not None:
@@ -395,6 +382,7 @@ class AsyncEdgeClient:
                 "trust": partial(self._trust.run, state=self._state, models=self._models),
                 "clock": self._guard.run,
                 "listeners": self._listeners.run,
+                **self._telemetry.drivers(),
                 **({} if self._features is None else self._features.drivers()),
             }
         )
@@ -409,3 +397,4 @@ class AsyncEdgeClient:
         """Listeners and the region want to know at once."""
         self._changes.set()
         self._report_now.set()
+        self._telemetry.switched()

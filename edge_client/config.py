@@ -129,6 +129,10 @@ class EdgeConfig:
     feature_stale_bp_max: int = 2_000
     """Of 10,000 readings, how many may be too old before `features.admits` says no."""
 
+    metrics: str | None = None
+    """`host:port` at which `GET /metrics` is answered for a scraper, whoever asks; port 0: any. None: nowhere. An app that has
+    set up OpenTelemetry needs none."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "servers", tuple(self.servers))
         object.__setattr__(self, "labels", dict(self.labels))
@@ -145,6 +149,8 @@ class EdgeConfig:
         if self.signatures != "off" and not (self.publishers or "").strip():
             raise ConfigError(f"signatures = {self.signatures!r} needs publishers")
         self._check_labels()
+        if self.metrics is not None:
+            _check_address("metrics", self.metrics)
         if not 50 <= self.report_interval_ms <= 2_000:
             raise ConfigError(f"report_interval_ms must lie in 50..2000, not {self.report_interval_ms}")
         for setting, size_bytes in (
@@ -231,6 +237,12 @@ def _text_of(setting: str, path: str) -> str:
         return content.decode("utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{setting}: cannot read {path!r}: {error}") from error
+
+
+def _check_address(setting: str, address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
+        raise ConfigError(f"{setting} must be host:port, not {address!r}")
 
 
 def _check_url(setting: str, url: str, *, schemes: tuple[str, ...]) -> None:

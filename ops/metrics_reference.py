@@ -24,7 +24,7 @@ counter, which begins at 0 with the process. A histogram has `_bucket`, `_sum` a
 clocks that count suspension; nothing here is as exact as what a reading itself says.
 
 Labels are bounded: `model` and `class` take {ROWS_MAX} values at most, and the rest is one row, `other` (of counts the sum, of ages
-the greatest, of shares the least). Edge ids are no label: ask `GET /v1/edges`. `ccs_events_total` has the counters that
+the greatest, of shares that of all of them together). Edge ids are no label: ask `GET /v1/edges`. `ccs_events_total` has the counters that
 `GET /v1/cluster/self` shows, each under the part that counts and the name of what happened.
 
 Where a node and an edge have a metric of one name, the edge speaks of itself and the node of the worst live edge

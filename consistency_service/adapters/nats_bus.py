@@ -24,6 +24,7 @@ from edge_client.adapters.nats_connection import NatsConnection
 from edge_client.errors import BusUnavailableError as NotConnectedError
 from edge_client.errors import ConfigError as ConnectionConfigError
 from edge_client.protocol.subjects import NODE_INBOXES, Subjects
+from edge_client.protocol.traces import HEADER as TRACE_HEADER
 
 STREAM_TIMEOUT_S: Final = 2.0
 DUPLICATE_WINDOW_S: Final = 120
@@ -104,7 +105,7 @@ class NatsEventBus:
         `reply_to` is an inbox or None: a message that asks for a reply anywhere else is delivered without, and counted.
         """
 
-        def sink(subject: str, reply: str, payload: bytes) -> None:
+        def sink(subject: str, reply: str, payload: bytes, _trace: str) -> None:
             if reply and not _INBOX.fullmatch(reply):
                 self._connection.counters["reply_refused"] += 1
                 reply = ""
@@ -123,16 +124,18 @@ class NatsEventBus:
                 last = None
             return StreamTail(sequence=sequence, message_id=(last.headers or {}).get(_MESSAGE_ID) if last else None)
 
-    async def append(self, *, payload: bytes, message_id: str, expected_sequence: int) -> int:
+    async def append(self, *, payload: bytes, message_id: str, expected_sequence: int, trace: str = "") -> int:
         """Persisted after `expected_sequence`, or already held under this id: the stream sequence of the event.
 
         The fence comes first: an event whose acknowledgement was lost is refused when it is offered once more after the
-        same sequence, and the tail then shows it.
+        same sequence, and the tail then shows it. `trace`, a traceparent, goes into its head.
 
         Raises `StreamFencedError` when the stream's last sequence is another, `BusUnavailableError` otherwise, after 2 s
         at the latest; the event may then be in the stream or not.
         """
         headers = {_MESSAGE_ID: message_id, _EXPECTED_SEQUENCE: str(expected_sequence)}
+        if trace:
+            headers[TRACE_HEADER] = trace
         async with self._jetstream("append") as jetstream:
             self._connection.check_size(payload, headers={**headers, "Nats-Expected-Stream": self._subjects.stream})
             try:

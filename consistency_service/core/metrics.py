@@ -52,7 +52,7 @@ NODE_METRICS: Final = (
         name="clock_uncertainty_seconds",
         kind=_G,
         unit="s",
-        meaning="The width of the best known clock of another node; missing on a node alone.",
+        meaning="How closely this node knows the authority's clock; 0 at the authority.",
     ),
     Metric(name="clock_trusted", kind=_G, meaning="1 while this machine's clock keeps its rate, else 0."),
     Metric(name="bus_connected", kind=_G, meaning="1 while the bus is connected, else 0."),
@@ -141,6 +141,6 @@ NODE_METRICS: Final = (
         name="ccs_events_total",
         kind=_C,
         labels=("part", "event"),
-        meaning="Every counter of this node: those of `self_status()`, with those of `api` and `bus`.",
+        meaning="Every counter of this node: those of `self_status()`, with those of `api`, `raft` and `bus`.",
     ),
 )

@@ -10,12 +10,15 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from consistency_service.core.commands import AnyCommand, decode_command, encode_command
 from consistency_service.core.machine import MetadataMachine
 from consistency_service.core.outcomes import Outcome
 from consistency_service.core.state import State
 from consistency_service.errors import NotLeaderError, SnapshotError, UnknownOutcomeError
 from consistency_service.runtime.ports import Committed, MetadataLog, NotLeader, ProposalOutcome
+from consistency_service.runtime.telemetry import SILENCE, Telemetry, current_trace
 from edge_client.protocol.messages import Event
 from edge_client.protocol.position import Position
 
@@ -27,9 +30,10 @@ AppliedListener = Callable[[AnyCommand, Outcome], None]
 class Metadata:
     """The replicated metadata of this node. Every method is called on the event loop."""
 
-    def __init__(self, *, log: MetadataLog) -> None:
+    def __init__(self, *, log: MetadataLog, telemetry: Telemetry = SILENCE) -> None:
         self.machine = MetadataMachine()
         self.log = log
+        self._telemetry = telemetry
         self.counters: Counter[str] = Counter()
         self._applied_listeners: list[AppliedListener] = []
         self._restored_listeners: list[Callable[[], None]] = []
@@ -86,8 +90,26 @@ class Metadata:
     # ---- proposals
 
     async def propose(self, command: AnyCommand, *, timeout_ms: int = 5_000) -> Outcome:
-        """The outcome of the command, applied here. Raises `NotLeaderError`, `UnknownOutcomeError`, `ValueError`."""
-        return self._outcome(await self.log.propose(encode_command(command), timeout_ms=timeout_ms))
+        """The outcome of the command, applied here. Raises `NotLeaderError`, `UnknownOutcomeError`, `ValueError`.
+
+        It belongs to the trace it names, else to the one of whoever calls.
+        """
+        parent = command.trace or current_trace.get()
+        if not parent:
+            return await self._proposed(command, timeout_ms=timeout_ms)
+        name = type(command).__name__
+        with self._telemetry.span(f"propose {name}", parent=parent, command=name) as span:
+            traced = msgspec.structs.replace(command, trace=span.traceparent)
+            outcome = await self._proposed(traced, timeout_ms=timeout_ms)
+            span.note(code=outcome.code, revision=outcome.revision)
+            return outcome
+
+    async def _proposed(self, command: AnyCommand, *, timeout_ms: int) -> Outcome:
+        began_s = asyncio.get_running_loop().time()
+        answer = await self.log.propose(encode_command(command), timeout_ms=timeout_ms)
+        if isinstance(answer, Committed):
+            self._telemetry.record("raft_commit_seconds", asyncio.get_running_loop().time() - began_s)
+        return self._outcome(answer)
 
     async def barrier(self, *, timeout_ms: int) -> None:
         """Afterwards everything committed before the call is applied here. Raises as `propose` does."""

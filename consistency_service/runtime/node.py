@@ -47,6 +47,7 @@ from consistency_service.runtime.relay import Relay
 from consistency_service.runtime.rollouts import RolloutDriver
 from consistency_service.runtime.snapshots import Snapshots
 from consistency_service.runtime.supervision import Supervisor
+from consistency_service.runtime.telemetry import SILENCE, Telemetry
 from consistency_service.runtime.webhooks import WebhookDriver
 from edge_client.protocol.envelope import Signer
 from edge_client.protocol.position import Position
@@ -90,7 +91,8 @@ class Node:
         self._web = web
         self.keys = NodeKeys(signer=signer, files=key_files, signatures=config.signatures)
         subjects = Subjects(config.region)
-        self.metadata = Metadata(log=log)
+        self.telemetry = telemetry
+        self.metadata = Metadata(log=log, telemetry=telemetry)
         core = Authority(
             machine=self.metadata.machine,
             node_id=config.node_id,
@@ -132,7 +134,9 @@ class Node:
             inbox=f"{NODE_INBOXES}.{token_of(config.node_id)}.{core.clock_id}",
             bus_knows_edges=config.nats_credentials is not None,
         )
-        self._relay = Relay(metadata=self.metadata, authority=self.authority, bus=bus, signer=signer)
+        self._relay = Relay(
+            metadata=self.metadata, authority=self.authority, bus=bus, signer=signer, telemetry=telemetry
+        )
         self._garbage = Garbage(
             metadata=self.metadata,
             authority=self.authority,
@@ -147,6 +151,7 @@ class Node:
             trusted=self._clock_trusted,
         )
         self._supervisor = Supervisor()
+        self.measuring = Measuring(self, telemetry=telemetry)
 
     async def run(self) -> None:
         """Take part in the region until cancelled; afterwards the log and the bus are closed."""
@@ -303,6 +308,11 @@ class Node:
             f"{part}.{name}": count for part, counter in parts.items() for name, count in sorted(counter.items())
         }
         return counted | {f"machine.{name}": count for name, count in sorted(self.metadata.state.counters.items())}
+
+    @property
+    def events_relayed(self) -> int:
+        """How many events this node has put on the bus."""
+        return self._relay.counters["events_relayed"]
 
     # ---- drivers of the node itself
 

@@ -249,8 +249,8 @@ class EventBus(Protocol):
         """The end of the event stream, created if it is missing. Raises `BusUnavailableError`."""
         ...
 
-    async def append(self, *, payload: bytes, message_id: str, expected_sequence: int) -> int:
-        """Persist one event after `expected_sequence`; return its stream sequence.
+    async def append(self, *, payload: bytes, message_id: str, expected_sequence: int, trace: str = "") -> int:
+        """Persist one event after `expected_sequence`, under this traceparent if there is one; return its stream sequence.
 
         Raises `StreamFencedError` when the stream's last sequence is another, `BusUnavailableError` otherwise.
         """

@@ -50,6 +50,8 @@ class Reads:
         self._rng = rng
         self.reader = Reader(terms=metadata.state.terms, rng=rng, own_clock_id=authority.clock_id)
         self.effects: list[Effect] = []
+        self.beacon_at_ns: int | None = None
+        """When a beacon of this epoch was heard or granted last."""
         metadata.on_applied(self._applied)
         metadata.on_restored(self._follow_state)
 
@@ -58,7 +60,8 @@ class Reads:
     def beacon_received(self, beacon: Beacon) -> None:
         """Take a verified beacon from the bus, or the one this node has just granted."""
         if beacon.epoch == self._metadata.state.epoch:
-            self.effects += self.reader.beacon_received(beacon, now_ns=self._clock.now_ns())
+            self.beacon_at_ns = self._clock.now_ns()
+            self.effects += self.reader.beacon_received(beacon, now_ns=self.beacon_at_ns)
 
     def clock_reply_received(self, reply: ClockReply) -> None:
         """Take a verified reply to one of our own clock requests."""

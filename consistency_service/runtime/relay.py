@@ -17,6 +17,7 @@ from consistency_service.errors import BusUnavailableError, StreamFencedError
 from consistency_service.runtime.authority import AuthorityDriver
 from consistency_service.runtime.metadata import Metadata
 from consistency_service.runtime.ports import EventBus, StreamTail
+from consistency_service.runtime.telemetry import SILENCE, Telemetry
 from consistency_service.runtime.waking import wait_set
 from edge_client.protocol.envelope import Signer
 from edge_client.protocol.messages import Event, MessageError, encode_region
@@ -29,11 +30,20 @@ LOOK_AGAIN_S: Final = 1.0
 class Relay:
     """Runs on every node, works on the authority's only."""
 
-    def __init__(self, *, metadata: Metadata, authority: AuthorityDriver, bus: EventBus, signer: Signer) -> None:
+    def __init__(
+        self,
+        *,
+        metadata: Metadata,
+        authority: AuthorityDriver,
+        bus: EventBus,
+        signer: Signer,
+        telemetry: Telemetry = SILENCE,
+    ) -> None:
         self._metadata = metadata
         self._authority = authority
         self._bus = bus
         self._signer = signer
+        self._telemetry = telemetry
         self.counters: Counter[str] = Counter()
         self._tail: StreamTail | None = None
         self._wake = asyncio.Event()
@@ -87,9 +97,14 @@ class Relay:
             self.counters["events_oversized"] += 1
             _log.error("event_oversized revision=%s", event.revision)
             return
-        sequence = await self._bus.append(
-            payload=payload, message_id=event.message_id, expected_sequence=self._tail.sequence
-        )
+        said = {"revision": event.revision, "event": event.name}
+        with self._telemetry.span(f"publish {event.name}", parent=event.trace, kind="producer", **said) as span:
+            sequence = await self._bus.append(
+                payload=payload,
+                message_id=event.message_id,
+                expected_sequence=self._tail.sequence,
+                trace=span.traceparent,
+            )
         self._tail = StreamTail(sequence=sequence, message_id=event.message_id)
         self.counters["events_relayed"] += 1
 

@@ -24,6 +24,7 @@ from typing import IO, Any, Final, Literal, Protocol
 
 import msgspec
 
+from consistency_service.adapters.telemetry import application_telemetry
 from consistency_service.testbed.edge_session import (
     LOADERS,
     HeldOut,
@@ -71,6 +72,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     edges_in_process: int = 1
     """Above 1, so many clients in this process, with ids `EDGE_ID-0` and so on."""
     loader: Literal["onnx", "bytes"] = "bytes"
+    metrics: str | None = None
+    """`host:port` on which an edge that is alone in its process answers scrapes."""
     id_patience_ms: int = 15_000
     """How long to ask again for an edge id that the region still holds for the life before."""
 
@@ -290,6 +293,7 @@ def _connection(settings: EdgeSettings, *, edge_id: str) -> dict[str, Any]:
         "site": settings.site,
         "labels": settings.labels,
         "region": settings.region,
+        **({} if settings.metrics is None or settings.edges_in_process > 1 else {"metrics": settings.metrics}),
     }
 
 
@@ -313,6 +317,7 @@ def main() -> int:
     try:
         settings = read_settings(arguments.config)
         with ExitStack() as resources:
+            resources.enter_context(application_telemetry(service_name="testbed-edge", instance_id=settings.edge_id))
             edge = Edge(settings, resources=resources)
             if settings.edges_in_process == 1:
                 run_blocking(edge, settings)

@@ -52,8 +52,8 @@ class NatsBus:
     async def subscribe(self, subject: str, *, handler: Callable[[Delivery], None], pending_max: int) -> None:
         """Call `handler` on the event loop for each message; beyond `pending_max` unhandled ones the oldest go, counted."""
 
-        def sink(subject: str, _reply: str, payload: bytes) -> None:
-            handler(Delivery(subject=subject, payload=payload))
+        def sink(subject: str, _reply: str, payload: bytes, trace: str) -> None:
+            handler(Delivery(subject=subject, payload=payload, trace=trace))
 
         await self._connection.subscribe(subject, sink=sink, pending_max=pending_max)
 

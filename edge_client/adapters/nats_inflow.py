@@ -9,14 +9,19 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final
 
+from edge_client.protocol.traces import HEADER, TRACEPARENT_CHARS_MAX
+
 PENDING_BYTES_MAX: Final = 32 * 1024 * 1024
 """Of one subscription's unhandled messages, whatever their number."""
 
 TURN_NS: Final = 5_000_000
 """What one subscription's handler may take of one turn of the event loop; then the rest waits, so that others have theirs."""
 
-Sink = Callable[[str, str, bytes], None]
-"""Takes subject, reply subject (empty if there is none) and payload."""
+HEAD_BYTES_READ: Final = 4 * 1024
+"""Of a message's head; whoever puts a traceparent behind so much has none."""
+
+Sink = Callable[[str, str, bytes, str], None]
+"""Takes subject, reply subject (empty if there is none), payload, and what its head calls `traceparent` (or nothing)."""
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +34,7 @@ class Inflow:
         self.subject = subject
         self.queue = queue
         self._sink: Sink | None = sink
-        self._pending: deque[tuple[str, str, bytes]] = deque()
+        self._pending: deque[tuple[str, str, bytes, str]] = deque()
         self._pending_bytes = 0
         self._pending_max = pending_max
         self._spent_ns = 0
@@ -37,15 +42,15 @@ class Inflow:
         self._counters = counters
         self._loop = asyncio.get_running_loop()
 
-    def offer(self, subject: str, reply: str, payload: bytes) -> None:
+    def offer(self, subject: str, reply: str, payload: bytes, trace: str = "") -> None:
         """Hand it on now if this turn still has time and nothing waits; otherwise it waits, and the oldest may go."""
         if not self._turning:
             self._turning = True
             self._loop.call_soon(self._turn)
         if self._spent_ns < TURN_NS and not self._pending:
-            self._hand_on(subject, reply, payload)
+            self._hand_on(subject, reply, payload, trace)
             return
-        self._pending.append((subject, reply, payload))
+        self._pending.append((subject, reply, payload, trace))
         self._pending_bytes += len(payload)
         while len(self._pending) > self._pending_max or self._pending_bytes > PENDING_BYTES_MAX:
             self._pending_bytes -= len(self._pending.popleft()[2])
@@ -66,13 +71,22 @@ class Inflow:
         if self._turning:
             self._loop.call_soon(self._turn)
 
-    def _hand_on(self, subject: str, reply: str, payload: bytes) -> None:
+    def _hand_on(self, subject: str, reply: str, payload: bytes, trace: str) -> None:
         if self._sink is None:
             return
         started_ns = time.monotonic_ns()
         try:
-            self._sink(subject, reply, payload)
+            self._sink(subject, reply, payload, trace)
         except Exception:
             self._counters["handler_failed"] += 1
             _log.exception("bus_handler_failed subject=%s", subject)
         self._spent_ns += time.monotonic_ns() - started_ns
+
+
+def trace_in(head: bytes) -> str:
+    """The first `traceparent` in a message's head, cut at a length that is none; empty where there is none."""
+    for line in head[:HEAD_BYTES_READ].split(b"\r\n")[1:] if head else ():
+        name, _, value = line.partition(b":")
+        if name.lower() == HEADER.encode():
+            return value.strip()[: TRACEPARENT_CHARS_MAX + 1].decode("latin-1")
+    return ""

@@ -177,6 +177,11 @@ class Served:
         """What was served last, if it is still here."""
         return None if self._last is None else self._last[0].version.digest
 
+    @property
+    def activation(self) -> tuple[Pending, int] | None:
+        """The activation known last, and when it was applied here."""
+        return self._activation
+
     def check_invariants(self) -> None:
         assert len(self.switches) <= SWITCHES_MAX
         assert self._switched is None or self._crossed is None or self._switched <= self._crossed

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 from edge_client.core.pace import Pace
-from edge_client.errors import ArtifactCorruptError, ArtifactUnavailableError
+from edge_client.errors import ArtifactCorruptError, ArtifactUnavailableError, ConfigError
 from edge_client.protocol.digest import Digest, Hasher
 
 if TYPE_CHECKING:
@@ -267,3 +268,18 @@ async def _blocks(path: Path) -> AsyncIterator[bytes]:
     with await asyncio.to_thread(path.open, "rb") as file:
         while block := await asyncio.to_thread(file.read, BLOCK_BYTES):
             yield block
+
+
+@contextmanager
+def download_directory(path: str | None) -> Iterator[Path]:
+    """The directory at `path`, made if it is missing, or one that goes with the context. Raises `ConfigError`."""
+    with ExitStack() as resources:
+        try:
+            if path is None:
+                directory = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="edge-client-")))
+            else:
+                directory = Path(path)
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"download_dir: {error}") from error
+        yield directory

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from edge_client.errors import BusUnavailableError
 from edge_client.protocol.messages import (
@@ -43,6 +43,12 @@ TURN_MESSAGES_MAX: Final = 32
 """How many messages are handled before the event loop has its turn again."""
 
 
+class EventHeard(Protocol):
+    """Is told of a verified event and of the traceparent that nobody signed."""
+
+    def __call__(self, event: Event, /, *, head: str) -> None: ...
+
+
 class Follow:
     """The edge's ears, and its questions."""
 
@@ -57,6 +63,7 @@ class Follow:
         wake: Signal,
         pulse: Pulse,
         report_replied: Callable[[ReportReply], None],
+        event_heard: EventHeard | None = None,
     ) -> None:
         self._state = state
         self._bus = bus
@@ -66,6 +73,7 @@ class Follow:
         self._wake = wake
         self._pulse = pulse
         self._report_replied = report_replied
+        self._event_heard = event_heard
         self._subscribed: set[str] = set()
         self._arrived: deque[tuple[Delivery, int]] = deque()
         self._turning = False
@@ -128,6 +136,8 @@ class Follow:
             case Beacon() if delivery.subject == self._subjects.beacon:
                 self._state.beacon_received(message, now_ns=now_ns)
             case Event() if delivery.subject == self._subjects.event:
+                if self._event_heard is not None:
+                    self._event_heard(message, head=delivery.trace)
                 self._state.event_received(message, frame=delivery.payload, now_ns=now_ns)
             case ClockReply() if replies:
                 self._state.clock_reply_received(message, now_ns=now_ns)

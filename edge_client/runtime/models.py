@@ -216,3 +216,14 @@ async def _called(function: Callable[[Any], Any], argument: Any, *, what: str) -
         return await result if inspect.isawaitable(result) else result
     except (Exception, SystemExit) as error:
         raise LoaderError(f"{what} raised {type(error).__name__}: {error}") from error
+
+
+def plan_of(config: EdgeConfig, *, rng: Random) -> FetchPlan:
+    """The plan for an edge with these settings."""
+    return FetchPlan(
+        memory_bytes_max=config.memory_bytes_max,
+        download_bytes_max=config.download_bytes_max,
+        jobs_max=config.downloads_max,
+        prefetch_jitter_ms=config.prefetch_jitter_ms,
+        rng=rng,
+    )

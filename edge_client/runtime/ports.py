@@ -46,6 +46,8 @@ class Delivery:
 
     subject: str
     payload: bytes
+    trace: str = ""
+    """The traceparent in its head, at most 256 characters, whatever they are; empty where there is none."""
 
 
 class Bus(Protocol):

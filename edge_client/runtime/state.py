@@ -9,10 +9,10 @@ done outside (requests to send, listeners to tell) goes into a bounded tray that
 from __future__ import annotations
 
 import threading
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from edge_client.core.follower import Applied, EpochBegan, FetchSnapshot, Follower
 from edge_client.core.follower import Effect as FollowerEffect
@@ -26,6 +26,7 @@ from edge_client.protocol.models import NAME_PATTERN, Terms
 from edge_client.protocol.position import ORIGIN, Position
 from edge_client.protocol.reader import Effect as ReaderEffect
 from edge_client.protocol.reader import Reader, Resync, SendClockRequest
+from edge_client.runtime.node_urls import NodeUrls
 from edge_client.runtime.window import ModelWindow, Outlook, Window
 
 if TYPE_CHECKING:
@@ -36,11 +37,10 @@ if TYPE_CHECKING:
 
 MODELS_MAX: Final = 1_000
 TRAY_MAX: Final = 1_024
-URLS_MAX: Final = 8
-URL_CHARS_MAX: Final = 2_000
 CHANGES_MAX: Final = 1_024
 
 Outgoing = SendClockRequest | FetchSnapshot
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +66,14 @@ class EdgeState:
         self._follower = Follower(region=config.region, rng=rng, keeps_evidence=config.local is not None)
         self._outlook = Outlook(reader=self._reader, follower=self._follower, unix_ms=clock.unix_ms, observe=observe)
         self._windows: dict[str, ModelWindow] = {}
-        self._urls: OrderedDict[str, None] = OrderedDict()
+        self._urls = NodeUrls()
         self._tray: deque[Outgoing] = deque()
         self._changes: deque[Change] = deque()
         self._closed = False
         self._revoked = self._follower.revoked
         self._counters: Counter[str] = Counter()
         self._reads: Counter[str] = Counter()
+        self._reads_told: Counter[str] = Counter()
 
     # ---- steps
 
@@ -83,6 +84,7 @@ class EdgeState:
 
     def beacon_received(self, beacon: Beacon, *, now_ns: int) -> None:
         with self._lock:
+            self._outlook.heard(beacon.position, now_ns=now_ns)
             self._carry(self._reader.beacon_received(beacon, now_ns=now_ns), now_ns=now_ns)
             self._carry(self._follower.beacon_seen(beacon.position, now_ns=now_ns), now_ns=now_ns)
             self._show_all(now_ns=now_ns)
@@ -94,7 +96,11 @@ class EdgeState:
 
     def clock_reply_received(self, reply: ClockReply, *, now_ns: int) -> None:
         with self._lock:
-            self._note_url(reply.url)
+            is_new = self._urls.heard(reply.url)
+            if is_new is None:
+                self._counters["node_urls_refused"] += 1
+            elif is_new:
+                self._wakes.targets()
             self._carry(self._reader.clock_reply_received(reply, now_ns=now_ns), now_ns=now_ns)
             self._show_all(now_ns=now_ns)
 
@@ -180,8 +186,8 @@ class EdgeState:
                 labels=self._config.labels,
                 counts_suspension=self._clock.counts_suspension,
             )
-            window = self._windows[model] = ModelWindow(served=served, show=show, tell=self._tell)
             now_ns = self._clock.now_ns()
+            window = self._windows[model] = ModelWindow(served=served, show=show, tell=self._tell, now_ns=now_ns)
             if self._follower.position != ORIGIN:
                 self._apply_view(model, now_ns=now_ns)
             window.refresh(self._outlook, now_ns=now_ns)
@@ -281,7 +287,7 @@ class EdgeState:
     def urls(self) -> tuple[str, ...]:
         """Where service nodes are to be found, heard of last first."""
         with self._lock:
-            return tuple(reversed(self._urls))
+            return self._urls.newest_first()
 
     def evidence(self) -> tuple[Position, tuple[bytes, ...]]:
         """The position, and the signed frames that prove what stands there."""
@@ -315,8 +321,13 @@ class EdgeState:
     def take_reads(self) -> dict[str, int]:
         """Readings by guarantee since this was asked last. Strong ones of the hot path are not among them."""
         with self._lock:
-            reads, self._reads = dict(self._reads), Counter()
-            return reads
+            grown, self._reads_told = self._reads - self._reads_told, self._reads.copy()
+            return dict(grown)
+
+    def looked_at(self, look: Callable[[Outlook, Mapping[str, ModelWindow], Mapping[str, int], int], T]) -> T:
+        """What `look` makes of the desk, the readings by guarantee, and the present instant; it changes nothing."""
+        with self._lock:
+            return look(self._outlook, self._windows, self._reads, self._clock.now_ns())
 
     def statuses(self) -> tuple[ModelStatus, ...]:
         """How each model stands; what was fetched and what failed is for `models` to add."""
@@ -333,7 +344,7 @@ class EdgeState:
             assert self._reader.position == self._follower.position
             assert len(self._tray) <= TRAY_MAX
             assert len(self._changes) <= CHANGES_MAX
-            assert len(self._urls) <= URLS_MAX
+            self._urls.check_invariants()
 
     # ---- helpers; all are called with the lock held
 
@@ -360,6 +371,7 @@ class EdgeState:
                         self._wakes.targets()
                     for model in effect.changed:
                         if model in self._windows:
+                            self._counters["views_changed"] += 1
                             self._apply_view(model, now_ns=now_ns)
                 case Resync():
                     self._carry(self._follower.greater_epoch_heard(effect.at_least, now_ns=now_ns), now_ns=now_ns)
@@ -382,17 +394,6 @@ class EdgeState:
             self._changes.popleft()
             self._counters["changes_untold"] += 1
         self._wakes.changes()
-
-    def _note_url(self, url: str) -> None:
-        if not url.startswith(("http://", "https://")) or len(url) > URL_CHARS_MAX:
-            self._counters["node_urls_refused"] += 1
-            return
-        if url not in self._urls:
-            self._wakes.targets()
-        self._urls[url] = None
-        self._urls.move_to_end(url)
-        while len(self._urls) > URLS_MAX:
-            self._urls.popitem(last=False)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -14,7 +14,9 @@ from edge_client.core.follower import Follower
 from edge_client.core.reading import Change, Guarantee, Loaded, Observe, Reading, Reason, bound_ms
 from edge_client.core.served import Choice, Served
 from edge_client.core.status import ModelStatus
+from edge_client.core.strong_time import StrongTime
 from edge_client.errors import EdgeError, UnsupportedRegionError
+from edge_client.protocol.position import ORIGIN, Position
 from edge_client.protocol.reader import NEVER_NS, Reader
 
 
@@ -40,13 +42,24 @@ class Outlook:
     """Takes what the application reports of readings."""
     kept_unix_ms: int | None = None
     """When what the local tier kept was last known to be current, by wall time; None if it does not say."""
+    beacon_at_ns: int | None = None
+    """When the last verified beacon was heard."""
+    position_heard: Position = ORIGIN
+    """The greatest position that one named."""
+
+    def heard(self, position: Position, *, now_ns: int) -> None:
+        """A verified beacon named this position."""
+        self.beacon_at_ns, self.position_heard = now_ns, max(position, self.position_heard)
 
 
 class ModelWindow:
     """One registered model. Not thread-safe: called at the desk of `state` only."""
 
-    def __init__(self, *, served: Served, show: Callable[[Window], None], tell: Callable[[Change], None]) -> None:
+    def __init__(
+        self, *, served: Served, show: Callable[[Window], None], tell: Callable[[Change], None], now_ns: int
+    ) -> None:
         self.served = served
+        self.time = StrongTime(now_ns=now_ns)
         self._show = show
         self._tell = tell
         self._strong: Reading | None = None
@@ -58,18 +71,18 @@ class ModelWindow:
         try:
             choice = self._choose(outlook, now_ns=now_ns)
         except EdgeError:
-            self._shut()
+            self._shut(is_right=False, now_ns=now_ns)
             return
         if choice.guarantee is Guarantee.STRONG or self._last != (choice.loaded.version.version, choice.generation):
-            self._put(choice, self._reading(outlook, choice))
+            self._put(choice, self._reading(outlook, choice), now_ns=now_ns)
         else:
-            self._shut()
+            self._shut(is_right=choice.guarantee is not Guarantee.FALLBACK, now_ns=now_ns)
 
     def read(self, outlook: Outlook, *, now_ns: int) -> Reading:
         """What is to be served now. Raises the typed errors of `read`."""
         choice = self._choose(outlook, now_ns=now_ns)
         reading = self._reading(outlook, choice)
-        self._put(choice, reading)
+        self._put(choice, reading, now_ns=now_ns)
         return reading
 
     def read_strong(self, outlook: Outlook, *, now_ns: int) -> Reading | None:
@@ -85,7 +98,7 @@ class ModelWindow:
     def empty(self, *, now_ns: int) -> None:
         """Let go of everything, for ever."""
         self.served.emptied(now_ns=now_ns)
-        self._shut()
+        self._shut(is_right=False, now_ns=now_ns)
 
     def status(self, outlook: Outlook, *, now_ns: int) -> ModelStatus:
         """How the model stands now; what was fetched and what failed is for others to add."""
@@ -110,19 +123,21 @@ class ModelWindow:
             outlook.reader, epoch_current=outlook.follower.epoch_current, strong_only=strong_only, now_ns=now_ns
         )
 
-    def _put(self, choice: Choice, reading: Reading) -> None:
+    def _put(self, choice: Choice, reading: Reading, *, now_ns: int) -> None:
         if choice.guarantee is Guarantee.STRONG:
             self._strong, self._loaded = reading, choice.loaded
+            self.time.shown(strong_until_ns=choice.strong_until_ns, is_right=True, now_ns=now_ns)
             self._show(Window(choice.strong_until_ns, reading))
         else:
-            self._shut()
+            self._shut(is_right=choice.guarantee is not Guarantee.FALLBACK, now_ns=now_ns)
         last, self._last = self._last, (reading.version, reading.generation)
         if last != self._last:
             previous = None if last is None else last[0]
             self._tell(Change(model=reading.model, previous=previous, current=reading.version, reading=reading))
 
-    def _shut(self) -> None:
+    def _shut(self, *, is_right: bool, now_ns: int) -> None:
         self._strong = self._loaded = None
+        self.time.shown(strong_until_ns=None, is_right=is_right, now_ns=now_ns)
         self._show(SHUT)
 
     def _reading(self, outlook: Outlook, choice: Choice) -> Reading:

@@ -25,6 +25,7 @@ class Message:
     subject: str
     payload: bytes
     reply_to: str | None
+    trace: str = ""
 
 
 @dataclass(slots=True)
@@ -205,13 +206,13 @@ class Connection:
     ) -> None:
         self.inflows.append(Inflow(self, subject, queue=queue, handler=handler, pending_max=pending_max))
 
-    def _publish(self, subject: str, *, payload: bytes, reply_to: str | None = None) -> None:
+    def _publish(self, subject: str, *, payload: bytes, reply_to: str | None = None, trace: str = "") -> None:
         if not self.connected:
             raise self.unavailable("not connected")
         if len(payload) > self.hub.max_payload:
             self._counters["oversized"] += 1
             raise self.unavailable(f"{len(payload)} bytes exceed the bus's limit of {self.hub.max_payload}")
-        self.hub.publish(Message(subject=subject, payload=payload, reply_to=reply_to))
+        self.hub.publish(Message(subject=subject, payload=payload, reply_to=reply_to, trace=trace))
 
 
 class FakeBus(Connection):
@@ -222,11 +223,10 @@ class FakeBus(Connection):
     async def subscribe(
         self, subject: str, *, handler: Callable[[edge_ports.Delivery], None], pending_max: int
     ) -> None:
-        self._subscribe(
-            subject,
-            handler=lambda message: handler(edge_ports.Delivery(subject=message.subject, payload=message.payload)),
-            pending_max=pending_max,
-        )
+        def deliver(message: Message) -> None:
+            handler(edge_ports.Delivery(subject=message.subject, payload=message.payload, trace=message.trace))
+
+        self._subscribe(subject, handler=deliver, pending_max=pending_max)
 
     async def publish(self, subject: str, *, payload: bytes, reply_to: str | None = None) -> None:
         self._publish(subject, payload=payload, reply_to=reply_to)
@@ -264,9 +264,11 @@ class FakeEventBus(Connection):
         stream = self.hub.streams.setdefault(self._subjects.stream, Stream())
         return StreamTail(sequence=stream.last_sequence, message_id=stream.messages[-1][1] if stream.messages else None)
 
-    async def append(self, *, payload: bytes, message_id: str, expected_sequence: int) -> int:
+    async def append(self, *, payload: bytes, message_id: str, expected_sequence: int, trace: str = "") -> int:
         self._check_jetstream()
-        self._publish(self._subjects.event, payload=payload)  # core subscribers hear it, whatever the stream says
+        self._publish(
+            self._subjects.event, payload=payload, trace=trace
+        )  # core subscribers hear it, whatever the stream says
         stream = self.hub.streams.get(self._subjects.stream)
         if stream is None:
             raise BusUnavailableError("nobody stores this subject")

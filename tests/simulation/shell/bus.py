@@ -106,9 +106,11 @@ class SimEventBus(_Plugged, FakeEventBus):
         await self._way()
         return tail
 
-    async def append(self, *, payload: bytes, message_id: str, expected_sequence: int) -> int:
+    async def append(self, *, payload: bytes, message_id: str, expected_sequence: int, trace: str = "") -> int:
         await self._way()
-        sequence = await super().append(payload=payload, message_id=message_id, expected_sequence=expected_sequence)
+        sequence = await super().append(
+            payload=payload, message_id=message_id, expected_sequence=expected_sequence, trace=trace
+        )
         await self._way()
         if self.hub.rng.random() < self.hub.lost_answer_chance:
             raise BusUnavailableError("no answer")
