@@ -16,6 +16,7 @@ from consistency_service import __version__
 from consistency_service.api import (
     activations,
     artifacts,
+    backups,
     events,
     features,
     fleet,
@@ -99,6 +100,7 @@ def create_api(
         webhooks,
         features,
         artifacts,
+        backups,
         fleet,
         members,
         events,

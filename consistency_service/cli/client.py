@@ -87,6 +87,11 @@ class Client:
         """The decoded answer. Raises `RefusedError`, `UnavailableError`."""
         return _decoded(self._call("GET", path, params=params, wait_s=10.0))
 
+    def data(self, path: str, *, span: tuple[int, int] | None = None, **params: Any) -> bytes:
+        """The bytes of an answer, or those from the first to the second of `span`. Raises as `get`."""
+        headers = {"Accept": "*/*"} | ({} if span is None else {"Range": f"bytes={span[0]}-{span[1] - 1}"})
+        return self._call("GET", path, params=params, headers=headers, wait_s=30.0).content
+
     def items(self, path: str, *, limit: int, **params: Any) -> dict[str, Any]:
         """Up to `limit` items of a list, through as many pages as that takes; `next_cursor` is None at its end."""
         found: list[Any] = []

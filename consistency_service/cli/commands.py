@@ -8,6 +8,7 @@ import typer
 
 from consistency_service import __version__
 from consistency_service.cli import (
+    backup,
     bench,
     bundle,
     certs,
@@ -41,7 +42,7 @@ _RUN = "Run a region"
 
 _ORDER = (
     *("model", "rollout", "rollback", "bundle", "freeze", "webhook", "features", "edges", "cluster", "events", "audit"),
-    *("demo", "testbed", "chaos", "bench", "certs", "nats", "serve"),
+    *("demo", "testbed", "chaos", "bench", "backup", "certs", "nats", "serve"),
 )
 _EPILOG = """[bold]Begin here[/bold]
 [dim]$[/dim] ccs demo               [dim]watch a region move running edges to a better model[/dim]
@@ -136,6 +137,7 @@ command(
     ),
 )(chaos.chaos)
 app.add_typer(bench.app, name="bench", rich_help_panel=_RUN)
+app.add_typer(backup.app, name="backup", rich_help_panel=_RUN)
 app.add_typer(certs.app, name="certs", rich_help_panel=_RUN)
 app.add_typer(nats.app, name="nats", rich_help_panel=_RUN)
 command(app, "serve", remote=False, panel=_RUN, examples=("ccs serve --config node-1.toml",))(region.serve)
