@@ -6,24 +6,19 @@ voter, of the victim itself, and of another voter whose holder greets in a third
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import random
 import ssl
 import struct
-from collections import Counter
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from consistency_service.adapters import certificates
 from ops.bench.raft_cluster import Voter
+from ops.bench.strangers import Attack, Storm, Target, speak
 
-LINGER_S: Final = 10.0
-"""How long an attacker waits for the node to hang up."""
 RECORD: Final = b"\x16\x03\x01"
-Attack = Callable[[str, int], Awaitable[None]]
 
 
 def give_certificates(directory: Path, *, voters: list[Voter]) -> Path:
@@ -74,10 +69,10 @@ def attacks(directory: Path, *, rng: random.Random) -> dict[str, Attack]:
     good = directory / "good"
 
     def raw(*pieces: bytes, pause_s: float = 0.0) -> Attack:
-        return lambda host, port: _speak(host, port, pieces=pieces, pause_s=pause_s)
+        return lambda host, port: speak(host, port, pieces=pieces, pause_s=pause_s)
 
     def certified(context: ssl.SSLContext, *pieces: bytes, pause_s: float = 0.0) -> Attack:
-        return lambda host, port: _speak(host, port, pieces=pieces, pause_s=pause_s, context=context)
+        return lambda host, port: speak(host, port, pieces=pieces, pause_s=pause_s, context=context)
 
     stolen = client_context(certificates.node_files(good, "n2"))
     hello = _client_hello(stolen)
@@ -107,77 +102,18 @@ def attacks(directory: Path, *, rng: random.Random) -> dict[str, Attack]:
     }
 
 
-async def _speak(
-    host: str, port: int, *, pieces: tuple[bytes, ...], pause_s: float, context: ssl.SSLContext | None = None
-) -> None:
-    """Connect, say everything, and stay until the node hangs up."""
-    reader, writer = await asyncio.open_connection(host, port, ssl=context)
-    try:
-        async with asyncio.timeout(LINGER_S):
-            for piece in pieces:
-                writer.write(piece)
-                await writer.drain()
-                await asyncio.sleep(pause_s)
-            while await reader.read(65_536):
-                pass
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError, ssl.SSLError, TimeoutError):
-            async with asyncio.timeout(1):
-                await writer.wait_closed()
+class Assault(Storm):
+    """All attacks on all raft ports, and `connections` more that only want to be there."""
 
-
-async def hold(host: str, port: int) -> None:
-    """A bare connection, cheap for whoever makes thousands."""
-    loop, gone = asyncio.get_running_loop(), asyncio.Event()
-
-    class Holder(asyncio.Protocol):
-        def connection_lost(self, exc: Exception | None) -> None:
-            gone.set()
-
-    transport, _ = await loop.create_connection(Holder, host, port)
-    try:
-        await gone.wait()
-    finally:
-        transport.abort()
-
-
-class Assault:
-    """All attacks on all ports, and `connections` more that only want to be there."""
-
-    def __init__(self, targets: list[tuple[str, int]], *, directory: Path, connections: int, per_s: int) -> None:
-        self.attempts: Counter[str] = Counter()
-        self.holding = 0
-        self._targets = targets
-        self._rng = random.Random(20)
-        self._attacks = attacks(directory, rng=self._rng)
-        self._connections = connections
-        self._pause_s = connections / per_s
-
-    async def run(self) -> None:
-        """Until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for name, attack in self._attacks.items():
-                for target in self._targets:
-                    group.create_task(self._repeat(name, attack, target=target, pause_s=0.2))
-            for number in range(self._connections):
-                target = self._targets[number % len(self._targets)]
-                group.create_task(self._repeat("held", self._hold, target=target, pause_s=self._pause_s))
-
-    async def _hold(self, host: str, port: int) -> None:
-        self.holding += 1
-        try:
-            await hold(host, port)
-        finally:
-            self.holding -= 1
-
-    async def _repeat(self, name: str, attack: Attack, *, target: tuple[str, int], pause_s: float) -> None:
-        await asyncio.sleep(self._rng.random() * pause_s)
-        while True:
-            self.attempts[name] += 1
-            with contextlib.suppress(OSError, ssl.SSLError, TimeoutError, asyncio.IncompleteReadError):
-                await attack(*target)
-            await asyncio.sleep(pause_s)
+    def __init__(self, targets: list[Target], *, directory: Path, connections: int, per_s: int) -> None:
+        known = attacks(directory, rng=random.Random(20))
+        super().__init__(
+            {name: (attack, targets) for name, attack in known.items()},
+            held=targets,
+            connections=connections,
+            per_s=per_s,
+            seed=20,
+        )
 
 
 def _client_hello(context: ssl.SSLContext) -> bytes:
