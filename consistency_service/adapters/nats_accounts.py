@@ -109,7 +109,7 @@ def issue(
     with _locked(directory):
         mint = _Mint(directory)
         permissions = None if role in _SCOPED else permissions_of(role, region=mint.region, edge_ids=edge_ids)
-        expires_at = None if days is None else now + timedelta(days=days)
+        expires_at = None if days is None else now.replace(microsecond=0) + timedelta(days=days)
         key, content = mint.badge(
             name=token_of(name),
             issuer=mint.keys[role.value],

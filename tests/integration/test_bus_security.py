@@ -12,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from consistency_service.adapters import certificates, nats_accounts
+from consistency_service.adapters import certificates, nats_accounts, region_key
 from consistency_service.adapters.nats_bus import NatsEventBus
+from consistency_service.api.peers import Peers
+from consistency_service.app import build_node
+from consistency_service.config import Peer, ServiceConfig
 from consistency_service.core.bus_access import BusRole
+from edge_client import AsyncEdgeClient
 from edge_client.adapters.nats_access import NatsAccess
 from edge_client.adapters.nats_bus import NatsBus
 from edge_client.adapters.nats_connection import NatsConnection
@@ -193,6 +197,7 @@ async def test_credentials_end_by_themselves(bus: SecuredBus, tmp_path: Path) ->
         assert not edge.connected
 
 
+@pytest.mark.slow
 async def test_an_edge_at_a_site_reports_and_hears_through_it_and_the_site_survives_the_line(
     bus: SecuredBus, tmp_path: Path
 ) -> None:
@@ -245,6 +250,7 @@ async def test_an_edge_at_a_site_reports_and_hears_through_it_and_the_site_survi
         site.stop()
 
 
+@pytest.mark.slow
 async def test_append_survives_the_loss_of_each_server_in_turn(bus: SecuredBus) -> None:
     """Routes, JetStream with three copies and the limits are those that are shipped."""
     async with node_at(bus) as node:
@@ -265,3 +271,58 @@ async def test_append_survives_the_loss_of_each_server_in_turn(bus: SecuredBus) 
             bus.wait_ready()
 
         assert sequence == (await node.stream_tail()).sequence >= 3
+
+
+async def test_a_node_and_an_edge_are_strong_over_a_bus_that_knows_both(bus: SecuredBus, tmp_path: Path) -> None:
+    """The settings alone: what a node is started with, and what an application passes to `connect`."""
+    directory = tmp_path / "node"
+    region_key.generate(tmp_path / "region.key", tmp_path / "region.pub")
+    config = ServiceConfig(
+        node_id="node-1",
+        data_dir=directory,
+        peers={"node-1": Peer(raft="127.0.0.1:1", url="http://127.0.0.1:1")},
+        region_key=tmp_path / "region.key",
+        region=REGION,
+        log="memory",
+        nats=tuple(bus.urls),
+        nats_ca=bus.ca,
+        nats_credentials=bus.credentials(BusRole.NODE, "node-1"),
+        stream_replicas=3,
+    )
+    directory.mkdir()
+    peers = Peers()
+    node = build_node(config, peers=peers)
+    running = asyncio.create_task(node.run())
+    try:
+        await eventually(lambda: node.bus.connected and node.self_status()["is_authority"])
+        async with await AsyncEdgeClient.connect(
+            bus.urls,
+            trust=str(tmp_path / "region.pub"),
+            edge_id="dock.3",
+            region=REGION,
+            nats_ca=str(bus.ca),
+            nats_credentials=str(bus.credentials(BusRole.EDGE, "dock.3")),
+        ) as edge:
+            await eventually(lambda: edge.status().lease_remaining_ms > 0)
+            await eventually(lambda: node.self_status()["edges_live"] == 1)
+            status = edge.status()
+
+            assert status.connected and "" == status.bus_fault and status.counters["bus_connected"] == 1
+            assert "bus_permission_denied" not in status.counters
+            assert 0 == node.counters().get("bus.permission_denied", 0)
+        async with await AsyncEdgeClient.connect(
+            bus.urls,
+            trust=str(tmp_path / "region.pub"),
+            edge_id="dock.4",
+            region=REGION,
+            nats_ca=str(bus.ca),
+            nats_credentials=str(bus.credentials(BusRole.EDGE, "dock.3")),
+        ) as impostor:
+            await eventually(lambda: impostor.status().counters.get("bus_permission_denied", 0) > 2)
+
+            assert impostor.status().lease_remaining_ms == 0  # it hears beacons, and no reply that is not its own
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await peers.close()
+    assert "dock.4" not in {view.report.edge_id for view in node.fleet.view.edges()}
