@@ -37,6 +37,9 @@ class RenewedContext(ssl.SSLContext):
     def wrap_bio(self, *args: Any, **values: Any) -> ssl.SSLObject:
         return self.watched.context().wrap_bio(*args, **values)
 
+    def wrap_socket(self, *args: Any, **values: Any) -> ssl.SSLSocket:
+        return self.watched.context().wrap_socket(*args, **values)
+
 
 class Watched:
     """The context made of some files, made anew when one of them is replaced."""

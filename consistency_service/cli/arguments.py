@@ -7,8 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from consistency_service.cli.client import Client
-from consistency_service.cli.session import Session, Shared
+from consistency_service.cli.session import Session, completing
 
 LIST_LIMIT: Final = 1_000
 
@@ -32,7 +31,7 @@ def note_truncated(session: Session, page: dict[str, Any]) -> None:
 def complete_model(incomplete: str) -> list[str]:
     """Names of models for the shell; nothing if no node answers at once."""
     try:
-        with Client(Session(Shared()).urls, author="completion", timeout_s=1.0) as client:
+        with completing() as client:
             names = [str(item["name"]) for item in client.get("/v1/models", limit=100)["items"]]
     except Exception:  # a shell that waits for words has no use for an error
         return []

@@ -14,8 +14,8 @@ from consistency_service.cli.session import Session, command, in_order
 DIRECTORY: Final = Path("certs")
 
 app = typer.Typer(
-    cls=in_order("init", "issue"),
-    help="Certificates by which a region's nodes know each other: one authority, one certificate for each node.",
+    cls=in_order("init", "issue", "client"),
+    help="Certificates of a region: one authority, one certificate for each node, others for people and programs.",
     no_args_is_help=True,
 )
 
@@ -58,7 +58,7 @@ def issue(
         typer.Option(
             "--host",
             metavar="HOST",
-            help="A name or address for tools that ask for one; may be repeated.",
+            help="A name or address by which REST callers reach it; may be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -84,10 +84,51 @@ def issue(
     files = certificates.issue(
         directory, node_id=node_id, hosts=hosts or (), days=days, into=into, now=datetime.now(tz=UTC)
     )
-    _print(session, files, authority=certificates.authority_files(directory).certificate)
+    _print(session, files, authority=certificates.authority_files(directory).certificate, rest=bool(hosts))
 
 
-def _print(session: Session, files: certificates.KeyPair, *, authority: Path) -> None:
+@command(app, "client", remote=False, examples=("ccs certs client ada", "ccs certs client ci --days 30"))
+def client(
+    session: Session,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="As in a [[certificate]] of `access`.", show_default=False)
+    ],
+    days: Annotated[
+        int, typer.Option("--days", metavar="N", min=1, help="How long it is believed.")
+    ] = certificates.NODE_DAYS,
+    directory: DirectoryOption = DIRECTORY,
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            "--into",
+            metavar="DIR",
+            help="Where to put it. [dim]Default: beside the authority[/dim]",
+            file_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Make the key and certificate of a person or a program, which nodes know by `http_client_ca`. Nothing is overwritten.
+
+    It makes nobody a node. What its holder may do says the `[[certificate]]` of this name in the nodes' access file.
+    """
+    files = certificates.issue_client(directory, name=name, days=days, into=into, now=datetime.now(tz=UTC))
+    authority = certificates.authority_files(directory).certificate
+    if session.json:
+        _print(session, files, authority=authority)
+        return
+    expires_at = certificates.load_certificate(files.certificate).not_valid_after_utc
+    session.screen.fields(
+        [
+            ("--certificate", str(files.certificate.absolute())),
+            ("--key", str(files.key.absolute())),
+            ("--ca", str(authority.absolute())),
+            ("expires", f"{expires_at:%Y-%m-%d}"),
+        ]
+    )
+
+
+def _print(session: Session, files: certificates.KeyPair, *, authority: Path, rest: bool = False) -> None:
     """The lines that belong into the node's settings, or into a script."""
     expires_at = certificates.load_certificate(files.certificate).not_valid_after_utc
     if session.json:
@@ -103,6 +144,8 @@ def _print(session: Session, files: certificates.KeyPair, *, authority: Path) ->
     lines = [("raft_ca", str(authority.absolute()))]
     if files.certificate != authority:
         lines += [("raft_certificate", str(files.certificate.absolute())), ("raft_key", str(files.key.absolute()))]
+        if rest:
+            lines += [("http_ca", lines[0][1]), ("http_certificate", lines[1][1]), ("http_key", lines[2][1])]
     else:
         lines.append(("key", f"{files.key}, for nobody but you"))
     session.screen.fields([*lines, ("expires", f"{expires_at:%Y-%m-%d}")])

@@ -8,6 +8,7 @@ wait. All of httpx's exceptions and all problem documents end here.
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from consistency_service.cli.credentials import Credentials
 from consistency_service.cli.errors import LocalError, RefusedError, UnavailableError
 
 CONNECT_TIMEOUT_S: Final = 2.0
@@ -31,7 +33,8 @@ PAGE_LIMIT: Final = 1_000
 EVENT_BYTES_MAX: Final = 4_000_000
 NOBODY_S: Final = 2.0
 REFUSES: Final = "refuses connections"
-RETRIED: Final = frozenset({502, 503, 504})
+RETRIED: Final = frozenset({429, 502, 503, 504})
+_CERTIFICATE_ALERT: Final = re.compile("certificate|unknown.ca|bad.cert", re.IGNORECASE)
 _NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 Content = Callable[[], Iterator[bytes]]
@@ -57,15 +60,25 @@ class Client:
         author: str,
         timeout_s: float | None = None,
         key: str | None = None,
+        credentials: Credentials = Credentials(),
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.key = key or str(uuid.uuid4())
         self._urls = list(urls)
         self._timeout_s = timeout_s
         self._author = author.encode()
+        self._credentials = credentials
         self._transport = transport
+        plain = [url for url in urls if not url.startswith("https://") and not _is_loopback(url)]
+        if credentials.token is not None and plain:
+            raise LocalError(f"{plain[0]} is plain http: a token is not sent where others can read it")
         try:
-            self._http = httpx.Client(transport=transport, trust_env=not all(map(_is_loopback, urls)))
+            self._http = httpx.Client(
+                transport=transport,
+                verify=True if credentials.tls is None else credentials.tls,
+                headers=credentials.headers,
+                trust_env=not all(map(_is_loopback, urls)),
+            )
         except (ValueError, OSError) as error:  # proxies and certificates of the environment
             raise LocalError(f"cannot prepare HTTP calls: {error}") from error
 
@@ -79,7 +92,13 @@ class Client:
 
     def twin(self) -> Client:
         """Another client for another thread, for short looks that may fail."""
-        return Client(tuple(self._urls), author=self._author.decode(), timeout_s=1.0, transport=self._transport)
+        return Client(
+            tuple(self._urls),
+            author=self._author.decode(),
+            timeout_s=1.0,
+            credentials=self._credentials,
+            transport=self._transport,
+        )
 
     # ---- what commands call
 
@@ -224,8 +243,8 @@ class Client:
                 if response.status_code < 400 or response.status_code in accepted:
                     return response
                 refusal = _refusal(response)
-                if response.status_code >= 500 and response.status_code != 507:
-                    sent = True
+                if response.status_code in RETRIED or (response.status_code >= 500 and response.status_code != 507):
+                    sent = sent or response.status_code >= 500
                     attempts.failed(refusal)
                     if response.status_code not in RETRIED:
                         raise attempts.error(key=self.key if change else None)
@@ -331,9 +350,15 @@ def _refusal(response: httpx.Response) -> RefusedError:
 
 
 def _sentence(error: Exception, *, url: str) -> str:
+    """What went wrong. Raises `LocalError` for what trying again does not mend."""
     match error:
         case httpx.ConnectError() if "refused" in str(error).lower():
             return f"{url} {REFUSES}"
+        case httpx.ConnectError() if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            why = str(error).partition("CERTIFICATE_VERIFY_FAILED] ")[2].rpartition(" (_ssl")[0]
+            raise LocalError(f"{url} is not believed: {why}", code="not_believed", title="Not the node that was meant")
+        case httpx.TransportError() if "alert" in str(error).lower() and _CERTIFICATE_ALERT.search(str(error)):
+            raise LocalError(f"{url} refused the certificate that was shown: {error}", code="certificate_refused")
         case httpx.ConnectError():
             return f"{url} cannot be reached: {error}"
         case httpx.TimeoutException():

@@ -22,8 +22,10 @@ from consistency_service.cli import (
     region,
     rollout_moves,
     testbed,
+    token,
     webhook,
 )
+from consistency_service.cli.credentials import CaOption, CertificateKeyOption, CertificateOption, TokenFileOption
 from consistency_service.cli.session import (
     AuthorOption,
     JsonOption,
@@ -41,8 +43,9 @@ _LOOK = "Look at the region"
 _RUN = "Run a region"
 
 _ORDER = (
-    *("model", "rollout", "rollback", "bundle", "freeze", "webhook", "features", "edges", "cluster", "events", "audit"),
-    *("demo", "testbed", "chaos", "bench", "backup", "certs", "nats", "serve"),
+    *("model", "rollout", "rollback", "bundle", "freeze", "webhook", "features"),
+    *("edges", "cluster", "events", "audit", "whoami"),
+    *("demo", "testbed", "chaos", "bench", "backup", "token", "certs", "nats", "serve"),
 )
 _EPILOG = """[bold]Begin here[/bold]
 [dim]$[/dim] ccs demo               [dim]watch a region move running edges to a better model[/dim]
@@ -88,6 +91,10 @@ def main(
     idempotency_key: KeyOption = None,
     json: JsonOption = False,
     no_color: NoColorOption = False,
+    token_file: TokenFileOption = None,
+    ca: CaOption = None,
+    certificate: CertificateOption = None,
+    key: CertificateKeyOption = None,
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
@@ -97,7 +104,16 @@ def main(
     Every change takes effect everywhere at one instant; every read says what it is worth.
     """
     context.obj = (context.find_object(Shared) or Shared()).over(
-        url=url, timeout=timeout, author=author, idempotency_key=idempotency_key, json=json, no_color=no_color
+        url=url,
+        timeout=timeout,
+        author=author,
+        idempotency_key=idempotency_key,
+        json=json,
+        no_color=no_color,
+        token_file=token_file,
+        ca=ca,
+        certificate=certificate,
+        key=key,
     )
 
 
@@ -123,6 +139,7 @@ command(
     examples=("ccs events --follow", "ccs events --after 1-1042 --json"),
 )(region.events)
 command(app, "audit", panel=_LOOK, examples=("ccs audit", "ccs audit --limit 500 --json"))(region.audit)
+command(app, "whoami", panel=_LOOK, examples=("ccs whoami", "ccs whoami --token-file ada.token --json"))(token.whoami)
 command(app, "demo", remote=False, panel=_RUN, examples=("ccs demo", "ccs demo --edges 8"))(testbed.demo)
 app.add_typer(testbed.app, name="testbed", rich_help_panel=_RUN)
 command(
@@ -138,6 +155,7 @@ command(
 )(chaos.chaos)
 app.add_typer(bench.app, name="bench", rich_help_panel=_RUN)
 app.add_typer(backup.app, name="backup", rich_help_panel=_RUN)
+app.add_typer(token.app, name="token", rich_help_panel=_RUN)
 app.add_typer(certs.app, name="certs", rich_help_panel=_RUN)
 app.add_typer(nats.app, name="nats", rich_help_panel=_RUN)
 command(app, "serve", remote=False, panel=_RUN, examples=("ccs serve --config node-1.toml",))(region.serve)

@@ -22,6 +22,10 @@ _HINTS: Final = {
     "step_mismatch": "`ccs rollout status ROLLOUT` tells the present one",
     "frozen": "`ccs freeze off` lifts it",
     "events_gone": "begin at what is still kept by leaving out --after",
+    "unauthenticated": "show a token with --token-file or $CCS_TOKEN, or a certificate with --certificate and --key",
+    "forbidden": "`ccs whoami` tells your role",
+    "not_believed": "name the certificates by which it is to be believed with --ca or $CCS_CA",
+    "certificate_refused": "it has to be signed by the node's http_client_ca, and not to have expired",
     "unreachable": "name a running node with --url or CCS_URL, or start a region here with: ccs testbed up",
     "not_strong": "`--local` answers with what the node knows, without a promise",
 }

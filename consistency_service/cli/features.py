@@ -11,11 +11,10 @@ from rich.text import Text
 
 from consistency_service.api.rollout_schemas import duration_ms
 from consistency_service.cli.arguments import LIST_LIMIT, segment
-from consistency_service.cli.client import Client
 from consistency_service.cli.errors import LocalError, UnavailableError
 from consistency_service.cli.render import Cell, clean, duration, grid, instant
 from consistency_service.cli.rollout_watch import PATIENCE_S
-from consistency_service.cli.session import Session, Shared, command, in_order
+from consistency_service.cli.session import Session, command, completing, in_order
 from edge_client.protocol.feature_classes import FeatureCodec, FeatureKind, WhenFull
 
 CLASSES: Final = "/v1/features/classes"
@@ -33,7 +32,7 @@ app = typer.Typer(
 def complete_class(incomplete: str) -> list[str]:
     """Names of classes for the shell; nothing if no node answers at once."""
     try:
-        with Client(Session(Shared()).urls, author="completion", timeout_s=1.0) as client:
+        with completing() as client:
             names = [str(item["name"]) for item in client.get(CLASSES, limit=300)["items"]]
     except Exception:  # a shell that waits for words has no use for an error
         return []

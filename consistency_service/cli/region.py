@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -18,10 +18,10 @@ from consistency_service.cli.render import duration, guarantee, instant
 from consistency_service.cli.session import Session, command
 from consistency_service.errors import ServiceError
 
-LOG_FORMAT: Final = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s"
 EVENTS_SHOWN: Final = 50
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
 
 cluster_app = typer.Typer(help="The nodes that decide.", no_args_is_help=True)
 
@@ -39,6 +39,17 @@ def serve(
         ),
     ] = None,
     log_level: Annotated[LogLevel, typer.Option("--log-level", help="What goes to stderr.")] = "info",
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option("--log-format", help="For people or, a JSON object a line, for machines.", show_default=False),
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            help="Listen beyond loopback without TLS or without `access`: whoever reaches the port may do everything.",
+        ),
+    ] = False,
 ) -> None:
     """Run a node until SIGTERM or Ctrl-C.
 
@@ -46,13 +57,12 @@ def serve(
     """
     from consistency_service import app
     from consistency_service.config import load_config
+    from consistency_service.runtime import logs
 
     settings = load_config(config)
-    formatter = logging.Formatter(LOG_FORMAT, datefmt="%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    handler = logging.StreamHandler()
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=log_level.upper(), handlers=[handler], force=True)
+    if insecure:
+        settings = replace(settings, insecure=True)
+    logs.set_up(log_format or settings.log_format, level=log_level)
     for chatty in ("httpx", "httpcore"):  # every call of one node to another
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
     try:
@@ -119,7 +129,7 @@ def _edge_rows(edge: dict[str, Any], *, model: str | None) -> list[tuple[str | T
             (
                 *who,
                 served["model"],
-                served["version"] or "-",
+                f"{served['version'] or '-'}{' (' + served['untrusted'] + ')' if served.get('untrusted') else ''}",
                 guarantee(served["guarantee"] or "-") if edge["live"] else Text(silent, style="red"),
                 (duration(0 if strong else bound) if served["version"] else "-") if edge["live"] else "unknown",
                 heard,

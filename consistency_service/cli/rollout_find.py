@@ -10,7 +10,7 @@ import typer
 from consistency_service.cli.arguments import complete_model, path_of
 from consistency_service.cli.client import Client
 from consistency_service.cli.errors import RefusedError
-from consistency_service.cli.session import Session, Shared
+from consistency_service.cli.session import completing
 
 ROLLOUTS: Final = "/v1/rollouts"
 LOOK_LIMIT: Final = 1_000
@@ -52,7 +52,7 @@ def newest_first(client: Client, *, model: str | None, limit: int = LOOK_LIMIT) 
 def complete_rollout(incomplete: str) -> list[str]:
     """Ids of rollouts and names of models for the shell; nothing if no node answers at once."""
     try:
-        with Client(Session(Shared()).urls, author="completion", timeout_s=1.0) as client:
+        with completing() as client:
             names = [str(item["rollout_id"]) for item in client.get(ROLLOUTS, limit=50)["items"]]
     except Exception:  # a shell that waits for words has no use for an error
         names = []
@@ -65,7 +65,7 @@ def complete_pair(context: typer.Context, incomplete: str) -> list[str]:
     if len(before) % 2 == 0:
         return complete_model(incomplete)
     try:
-        with Client(Session(Shared()).urls, author="completion", timeout_s=1.0) as client:
+        with completing() as client:
             names = [str(item["version"]) for item in client.get(path_of(before[-1], "versions"), limit=100)["items"]]
     except Exception:  # as above
         return []

@@ -23,6 +23,14 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from consistency_service.cli.client import Client
+from consistency_service.cli.credentials import (
+    CaOption,
+    CertificateKeyOption,
+    CertificateOption,
+    Credentials,
+    TokenFileOption,
+    credentials_of,
+)
 from consistency_service.cli.errors import CommandError, LocalError
 from consistency_service.cli.render import Screen
 from consistency_service.errors import ConfigError, ServiceError
@@ -97,6 +105,10 @@ class Shared:
     author: str | None = None
     idempotency_key: str | None = None
     no_color: bool = False
+    token_file: Path | None = None
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
     transport: Any = None
     """An `httpx.BaseTransport` in place of the network: what tests pass as the context's object."""
 
@@ -132,6 +144,14 @@ class Session:
             raise LocalError("--author takes 1 to 128 printable characters")
         return author
 
+    @property
+    def credentials(self) -> Credentials:
+        """What is shown to nodes. Raises `LocalError`, `ConfigError`."""
+        shared = self.shared
+        return credentials_of(
+            token_file=shared.token_file, ca=shared.ca, certificate=shared.certificate, key=shared.key
+        )
+
     @contextlib.contextmanager
     def client(self) -> Iterator[Client]:
         """Calls to the region, with this command's key. Raises `LocalError`."""
@@ -139,7 +159,12 @@ class Session:
         if key is not None and _KEY_PATTERN.fullmatch(key) is None:
             raise LocalError("--idempotency-key takes 1 to 150 visible ASCII characters")
         with Client(
-            self.urls, author=self.author, timeout_s=self.shared.timeout, key=key, transport=self.shared.transport
+            self.urls,
+            author=self.author,
+            timeout_s=self.shared.timeout,
+            key=key,
+            credentials=self.credentials,
+            transport=self.shared.transport,
         ) as client:
             yield client
 
@@ -155,6 +180,12 @@ def testbed_urls(directory: Path) -> tuple[str, ...]:
         return ()
     nodes = [process for process in state.processes if process.name.startswith("node-") and process.url]
     return tuple(node.url for node in sorted(nodes, key=lambda node: node.condition != "alive") if node.url)
+
+
+def completing() -> Client:
+    """Calls for the shell that waits for words: with what the environment says, and not for long."""
+    session = Session(Shared())
+    return Client(session.urls, author="completion", timeout_s=1.0, credentials=session.credentials)
 
 
 class _PlainUsage(TyperCommand):
@@ -188,7 +219,7 @@ def command(
 ) -> Callable[[Command], Command]:
     """Registers a function as a command of `app`; what it returns is its exit code, None is 0.
 
-    `remote` commands take `--url` and `--timeout`, those that `changes` something take `--author` and a key as well.
+    `remote` commands take `--url`, `--timeout` and credentials, those that `changes` something take `--author` and a key as well.
     """
 
     def register(function: Command) -> Command:
@@ -245,7 +276,12 @@ def _text(error: Exception) -> str:
 def _parameters(*, changes: bool, remote: bool) -> tuple[inspect.Parameter, ...]:
     chosen: list[tuple[str, Any, Any]] = []
     if remote:
-        chosen += [("url", UrlOption, None), ("timeout", TimeoutOption, None)]
+        chosen += [("url", UrlOption, None), ("timeout", TimeoutOption, None), ("token_file", TokenFileOption, None)]
+        chosen += [
+            ("ca", CaOption, None),
+            ("certificate", CertificateOption, None),
+            ("key", CertificateKeyOption, None),
+        ]
     if changes:
         chosen += [("author", AuthorOption, None), ("idempotency_key", KeyOption, None)]
     chosen += [("json", JsonOption, False), ("no_color", NoColorOption, False)]

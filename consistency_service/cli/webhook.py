@@ -12,10 +12,9 @@ import typer
 from rich.text import Text
 
 from consistency_service.cli.arguments import LIST_LIMIT, LimitOption, note_truncated
-from consistency_service.cli.client import Client
 from consistency_service.cli.errors import LocalError
 from consistency_service.cli.render import instant
-from consistency_service.cli.session import Session, Shared, command, in_order
+from consistency_service.cli.session import Session, command, completing, in_order
 from consistency_service.core.rollout import Move
 
 WEBHOOKS: Final = "/v1/webhooks"
@@ -34,7 +33,7 @@ app = typer.Typer(
 def complete_webhook(incomplete: str) -> list[str]:
     """Ids of webhooks for the shell; nothing if no node answers at once."""
     try:
-        with Client(Session(Shared()).urls, author="completion", timeout_s=1.0) as client:
+        with completing() as client:
             names = [str(item["webhook_id"]) for item in client.get(WEBHOOKS, limit=100)["items"]]
     except Exception:  # a shell that waits for words has no use for an error
         return []

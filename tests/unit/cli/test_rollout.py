@@ -486,15 +486,14 @@ def test_a_rollback_says_that_it_aborts_and_who_went_along(ccs, region):
 
 
 def test_the_shell_offers_models_and_versions_in_turn(monkeypatch, region):
-    from consistency_service.cli import arguments, rollout_find
+    from consistency_service.cli import session
 
     real = Client
 
     def client(urls, **given):
         return real(urls, transport=region.transport, **given)
 
-    monkeypatch.setattr(rollout_find, "Client", client)
-    monkeypatch.setattr(arguments, "Client", client)
+    monkeypatch.setattr(session, "Client", client)
 
     context: Any = SimpleNamespace(params={"what": ["digits"]})
     assert ["2.0.0"] == complete_pair(context, "2")
