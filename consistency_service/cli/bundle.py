@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consistency_service.cli.arguments import path_of
 from consistency_service.cli.bundle_archive import opened
@@ -14,6 +15,7 @@ from consistency_service.cli.client import Client
 from consistency_service.cli.models import require_model
 from consistency_service.cli.render import size
 from consistency_service.cli.session import Session, command
+from consistency_service.cli.signing import SignOption, signatures_of, signing_key
 from consistency_service.cli.upload import upload
 
 app = typer.Typer(help="Several models that must match, as one archive.", no_args_is_help=True)
@@ -47,15 +49,16 @@ def push(
         ),
     ],
     create_missing: Annotated[bool, typer.Option("--create", help="Create the models that there are not.")] = False,
+    sign: SignOption = None,
 ) -> None:
     """Upload and register a version of each model of a bundle; nothing becomes active by it.
 
-    `bundle.json` is {"models": {NAME: {"version": "2.0.0", "file": "det.onnx", "metadata": {}}}}, with up to 16 models. An
-    archive is looked through before anything is sent: links, paths that lead out of it and archives that unpack to far
+    `bundle.json` is {"models": {NAME: {"version": "2.0.0", "file": "det.onnx", "metadata": {}, "signatures": []}}}, with up to
+    16 models; `ccs keys sign` makes the lines of `signatures`, and with --sign one is added to each. An archive is looked through before anything is sent: links, paths that lead out of it and archives that unpack to far
     more than they are turned away. Doing it again sends nothing twice.
     """
     with session.client() as client:
-        pushed = push_bundle(session, client, bundle, create_missing=create_missing)
+        pushed = push_bundle(session, client, bundle, create_missing=create_missing, key=signing_key(sign))
     if session.json:
         session.screen.document({"models": pushed.registered})
     else:
@@ -63,7 +66,9 @@ def push(
         session.screen.text(f"roll them out together with: ccs rollout start {pairs} --stages 10%,100%")
 
 
-def push_bundle(session: Session, client: Client, path: Path, *, create_missing: bool) -> Pushed:
+def push_bundle(
+    session: Session, client: Client, path: Path, *, create_missing: bool, key: Ed25519PrivateKey | None = None
+) -> Pushed:
     """Every version of the bundle is registered, after all of it was looked at. Raises as `opened`, `upload`, `change`."""
     registered: dict[str, Any] = {}
     with opened(path) as bundle:
@@ -71,7 +76,20 @@ def push_bundle(session: Session, client: Client, path: Path, *, create_missing:
             require_model(client, model, create_missing=create_missing, session=session, step=f"create-{number}")
         for number, (model, entry) in enumerate(bundle.manifest.models.items()):
             stored = upload(client, bundle.files[model], screen=session.screen)
-            body = {"version": entry.version, "digest": stored.digest, "metadata": entry.metadata}
+            mine = signatures_of(
+                key,
+                model=model,
+                version=entry.version,
+                digest=stored.digest,
+                size_bytes=stored.size_bytes,
+                metadata=entry.metadata,
+            )
+            body = {
+                "version": entry.version,
+                "digest": stored.digest,
+                "metadata": entry.metadata,
+                "signatures": _joined(entry.signatures, mine),
+            }
             version = client.change("POST", path_of(model, "versions"), body=body, step=f"register-{number}")
             registered[model] = {"version": version, "uploaded": stored.sent}
             if not session.json:
@@ -81,3 +99,9 @@ def push_bundle(session: Session, client: Client, path: Path, *, create_missing:
                 )
     versions = {model: entry.version for model, entry in bundle.manifest.models.items()}
     return Pushed(versions=versions, registered=registered)
+
+
+def _joined(told: list[str], mine: list[str]) -> list[str]:
+    """The signatures of the bundle, and ours unless its key is among them."""
+    keys = {line.split()[1] for line in told}
+    return [*told, *(line for line in mine if line.split()[1] not in keys)]

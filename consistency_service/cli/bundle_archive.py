@@ -26,6 +26,7 @@ from consistency_service.cli.errors import LocalError
 from consistency_service.cli.render import size
 from consistency_service.core.rollout import TARGETS_MAX
 from edge_client.protocol.models import NAME_PATTERN
+from edge_client.protocol.signatures import SIGNATURES_MAX, parse_signature
 
 MANIFEST: Final = "bundle.json"
 MANIFEST_BYTES_MAX: Final = 64 * 1024
@@ -49,6 +50,8 @@ class BundleModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     version: Annotated[str, msgspec.Meta(max_length=LENGTH_MAX)]
     file: Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
     metadata: dict[str, str] = {}
+    signatures: Annotated[list[str], msgspec.Meta(max_length=SIGNATURES_MAX)] = []
+    """Lines that `ccs keys sign` made."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -220,4 +223,10 @@ def _manifest(content: bytes, *, name: str) -> Manifest:
             raise LocalError(f"{name}: {entry.version!r} (of {model}) is no version such as 2.3.0")
         if PurePosixPath(entry.file).is_absolute() or ".." in PurePosixPath(entry.file).parts:
             raise LocalError(f"{name}: {entry.file[:200]!r} (of {model}) leads out of the bundle")
+        try:
+            keys = [parse_signature(line)[0] for line in entry.signatures]
+        except ValueError as error:
+            raise LocalError(f"{name}: signatures of {model}: {error}") from None
+        if len(set(keys)) < len(keys):
+            raise LocalError(f"{name}: two signatures of {model} are by one key")
     return manifest

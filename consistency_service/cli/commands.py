@@ -16,6 +16,7 @@ from consistency_service.cli import (
     cluster,
     features,
     freeze,
+    keys,
     model_views,
     models,
     nats,
@@ -45,7 +46,7 @@ _RUN = "Run a region"
 _ORDER = (
     *("model", "rollout", "rollback", "bundle", "freeze", "webhook", "features"),
     *("edges", "cluster", "events", "audit", "whoami"),
-    *("demo", "testbed", "chaos", "bench", "backup", "token", "certs", "nats", "serve"),
+    *("demo", "testbed", "chaos", "bench", "backup", "token", "certs", "keys", "nats", "serve"),
 )
 _EPILOG = """[bold]Begin here[/bold]
 [dim]$[/dim] ccs demo               [dim]watch a region move running edges to a better model[/dim]
@@ -157,5 +158,6 @@ app.add_typer(bench.app, name="bench", rich_help_panel=_RUN)
 app.add_typer(backup.app, name="backup", rich_help_panel=_RUN)
 app.add_typer(token.app, name="token", rich_help_panel=_RUN)
 app.add_typer(certs.app, name="certs", rich_help_panel=_RUN)
+app.add_typer(keys.app, name="keys", rich_help_panel=_RUN)
 app.add_typer(nats.app, name="nats", rich_help_panel=_RUN)
 command(app, "serve", remote=False, panel=_RUN, examples=("ccs serve --config node-1.toml",))(region.serve)

@@ -80,11 +80,12 @@ def versions(session: Session, name: ModelArgument, limit: LimitOption = 100) ->
             size(v["size_bytes"]),
             instant(v["registered_at_unix_ms"])[:19] + "Z",
             session.screen.shortened(v["digest"], 19),
+            " ".join(line.split()[1] for line in v.get("signatures", [])) or "-",
             " ".join(f"{key}={value}" for key, value in v["metadata"].items()),
         )
         for v in page["items"]
     ]
-    columns = ("VERSION", "IN USE", ">SIZE", "REGISTERED", "DIGEST", "METADATA")
+    columns = ("VERSION", "IN USE", ">SIZE", "REGISTERED", "DIGEST", "SIGNED BY", "METADATA")
     session.screen.table(columns, rows, empty=f"no versions yet; push one with: ccs model push {name} 1.0.0 FILE")
     note_truncated(session, page)
 

@@ -27,10 +27,16 @@ from consistency_service.cli.errors import LocalError, RefusedError
 from consistency_service.cli.render import size, yes
 from consistency_service.cli.rollout_find import newest_rollout
 from consistency_service.cli.session import Session, command, in_order
+from consistency_service.cli.signing import SignOption, signatures_of, signing_key
 from consistency_service.cli.upload import upload
 from edge_client.protocol.models import NAME_PATTERN
 
 DELETE_WAIT_S: Final = 60.0
+
+MetadataOption = Annotated[
+    list[str] | None,
+    typer.Option("--metadata", metavar="KEY=VALUE", help="Kept with the version; may be repeated.", show_default=False),
+]
 
 app = typer.Typer(
     cls=in_order("create", "push", "list", "show", "versions", "active", "activate", "history", "policy", "delete"),
@@ -74,6 +80,7 @@ def create(
     examples=(
         "ccs model push text-detector 2.3.0 ./det.onnx",
         "ccs model push text-detector 2.3.0 ./det.onnx --create --activate --metadata commit=4f2a91c",
+        "ccs model push text-detector 2.3.0 ./det.onnx --sign ana.key",
     ),
 )
 def push(
@@ -91,33 +98,33 @@ def push(
             show_default=False,
         ),
     ],
-    metadata: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--metadata", metavar="KEY=VALUE", help="Kept with the version; may be repeated.", show_default=False
-        ),
-    ] = None,
+    metadata: MetadataOption = None,
+    sign: SignOption = None,
     create_missing: Annotated[bool, typer.Option("--create", help="Create the model if there is none.")] = False,
     activate: Annotated[bool, typer.Option("--activate", help="Activate the version afterwards.")] = False,
 ) -> None:
     """Upload a file and register it as a version of a model.
 
     The bytes are stored under their SHA-256 digest and sent once: pushing the same file again only checks. A version never
-    changes; other bytes need another version.
+    changes; other bytes need another version. Pushed again with another publisher's key, it is signed by both.
     """
     _require_name(name)
     if len(version) > LENGTH_MAX or re.fullmatch(SEMVER, version) is None:
         raise LocalError(f"a version is MAJOR.MINOR.PATCH (Semantic Versioning), such as 2.3.0, not {version!r}")
-    labels = _metadata(metadata or [])
+    labels, key = metadata_of(metadata or []), signing_key(sign)
     with session.client() as client:
         require_model(client, name, create_missing=create_missing, session=session)
         stored = upload(client, file, screen=session.screen)
-        body = {"version": version, "digest": stored.digest, "metadata": labels}
+        signatures = signatures_of(
+            key, model=name, version=version, digest=stored.digest, size_bytes=stored.size_bytes, metadata=labels
+        )
+        body = {"version": version, "digest": stored.digest, "metadata": labels, "signatures": signatures}
         registered = client.change("POST", path_of(name, "versions"), body=body, step="register")
         if not session.json:
             verb = "uploaded" if stored.sent else "already stored:"
             session.screen.text(f"{verb} {file.name}, {size(stored.size_bytes)}, {stored.digest[:19]}…")
-            session.screen.text(f"registered {name} {version}")
+            by = f", signed by {signatures[0].split()[1]}" if signatures else ""
+            session.screen.text(f"registered {name} {version}{by}")
         activated = None
         if activate:
             try:
@@ -302,7 +309,8 @@ def _policy(
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _metadata(pairs: list[str]) -> dict[str, str]:
+def metadata_of(pairs: list[str]) -> dict[str, str]:
+    """What `--metadata` says. Raises `LocalError`."""
     found: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

@@ -172,7 +172,7 @@ def _row(line: Line, *, position: Position, now_ns: int) -> EdgeRow:
         guarantee=guarantee_of(served.guarantee) if served else "",
         staleness_bound_ms=served.staleness_bound_ms if served else None,
         ready=len(served.ready) if served else 0,
-        failed=tuple(clip(why, 160) for why in list(served.failed.values())[:3]) if served else (),
+        failed=_trouble(served) if served else (),
         position=f"e{report.epoch} r{report.revision}",
         behind=max(0, position.revision - report.revision) if here else 0,
         source=clip(report.source, 12),
@@ -184,3 +184,11 @@ def _column(asked: Asked, name: str, label: str) -> Column:
     order = {name: "ascending", f"-{name}": "descending"}.get(asked.sort, "none")
     query = urlencode(asked.params() | {"sort": f"-{name}" if order == "ascending" else name})
     return Column(name=name, label=label, query=query, order=order)
+
+
+def _trouble(served: ServedModel) -> tuple[str, ...]:
+    """Why it serves what it would not load anew, and why other versions are not ready."""
+    failed = tuple(clip(why, 160) for why in list(served.failed.values())[:3])
+    return (
+        (f"served on, but not trusted any more: {clip(served.untrusted, 40)}", *failed) if served.untrusted else failed
+    )

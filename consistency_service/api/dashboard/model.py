@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +25,8 @@ class VersionRow:
     size_bytes: int
     registered_at_unix_ms: int
     metadata: tuple[tuple[str, str], ...]
+    signed_by: tuple[tuple[str, bool], ...]
+    """Ids of the keys whose signatures it carries, and whether each was revoked; what they are worth edges know."""
     roles: tuple[str, ...]
     """`stable`, `candidate`, `coming`, `before`, `prefetch`."""
     activate: Action | None
@@ -86,7 +89,8 @@ def model_page_of(state: State, model: ModelState, tally: Tally, *, at: str, eve
         row=row_of(model, tally, rollout_id=running.rollout_id if running else ""),
         policy=model.policy,
         versions=tuple(
-            _version_row(model, version, blocked=bool(blocked)) for version in (newest if everything else newest[:ROWS])
+            _version_row(model, version, blocked=bool(blocked), revoked=state.publishers_revoked)
+            for version in (newest if everything else newest[:ROWS])
         ),
         version_count=len(newest),
         history=tuple(rows if everything else rows[:ROWS]),
@@ -98,7 +102,7 @@ def model_page_of(state: State, model: ModelState, tally: Tally, *, at: str, eve
     )
 
 
-def _version_row(model: ModelState, name: str, *, blocked: bool) -> VersionRow:
+def _version_row(model: ModelState, name: str, *, blocked: bool, revoked: Container[str]) -> VersionRow:
     version, now = model.versions[name], model.assignment
     roles = []
     if now is not None and now.stable == name:
@@ -118,6 +122,7 @@ def _version_row(model: ModelState, name: str, *, blocked: bool) -> VersionRow:
         size_bytes=version.size_bytes,
         registered_at_unix_ms=model.registered_at_unix_ms.get(name, 0),
         metadata=tuple((clip(k, 40), clip(v, 200)) for k, v in sorted(version.metadata.items())),
+        signed_by=tuple((line.split()[1], line.split()[1] in revoked) for line in version.signatures),
         roles=tuple(roles),
         activate=None if blocked or whole else actions.activate(model, name),
     )
