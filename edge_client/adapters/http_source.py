@@ -8,13 +8,13 @@ which another node is asked.
 from __future__ import annotations
 
 import re
-import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Final
 
 import httpx
 
+from edge_client.adapters.http_access import HttpAccess
 from edge_client.errors import ArtifactUnavailableError
 from edge_client.protocol.digest import Digest, InvalidDigestError
 
@@ -30,7 +30,8 @@ _RANGE_TOTAL: Final = re.compile(r"bytes \*/(\d{1,19})")
 class HttpSource:
     """An `ArtifactSource`. Speaks to service nodes directly, without the environment's proxies.
 
-    `verify` is the TLS trust for `https`. A node that is silent for `read_timeout_ms` is given up.
+    `access` says whom to believe for `https`, and holds the token that nodes are shown; one that was refused is read again
+    from its file, once. A node that is silent for `read_timeout_ms` is given up.
     """
 
     def __init__(
@@ -38,13 +39,14 @@ class HttpSource:
         *,
         connect_timeout_ms: int = 2_000,
         read_timeout_ms: int = 10_000,
-        verify: ssl.SSLContext | bool = True,
+        access: HttpAccess | None = None,
     ) -> None:
+        self._access = access or HttpAccess()
         timeout = httpx.Timeout(read_timeout_ms / 1000, connect=connect_timeout_ms / 1000)
         self._http = httpx.AsyncClient(
             timeout=timeout,
             limits=httpx.Limits(max_connections=_CONNECTIONS_MAX, max_keepalive_connections=4),
-            verify=verify,
+            verify=self._access.context,
             trust_env=False,
             follow_redirects=False,
             headers={"accept": "application/octet-stream", "accept-encoding": "identity"},
@@ -77,8 +79,14 @@ class HttpSource:
 
     async def _follow(self, target: httpx.URL, *, offset: int) -> AsyncGenerator[bytes, None]:
         headers = {"range": f"bytes={offset}-"} if offset else {}
-        for _ in range(REDIRECTS_MAX + 1):
-            async with self._http.stream("GET", target, headers=headers) as response:
+        asked, tried = target, 0
+        while tried <= REDIRECTS_MAX:
+            # Whoever a node redirects to, a store for instance, is not shown what is meant for nodes.
+            shown = self._access.headers(target) if _origin(target) == _origin(asked) else {}
+            async with self._http.stream("GET", target, headers=headers | shown) as response:
+                tried += 1
+                if response.status_code == httpx.codes.UNAUTHORIZED and shown and self._access.renewed():
+                    continue
                 location = response.headers.get("location")
                 if not (response.is_redirect and location):
                     skip = _bytes_to_skip(response, offset=offset)
@@ -95,6 +103,10 @@ class HttpSource:
                     raise ArtifactUnavailableError(f"{target} redirects to another scheme: {redirected.scheme}")
                 target = redirected
         raise ArtifactUnavailableError(f"{target}: more than {REDIRECTS_MAX} redirects")
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
 
 
 def _bytes_to_skip(response: httpx.Response, *, offset: int) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
+from edge_client.adapters.http_access import HttpAccess
 from edge_client.adapters.http_source import HttpSource
 from edge_client.adapters.nats_access import NatsAccess
 from edge_client.adapters.nats_bus import NatsBus
@@ -44,4 +45,5 @@ def open_ports(config: EdgeConfig, *, clock: Clock) -> Ports:
             credentials=config.nats_credentials,
         ),
     )
-    return Ports(bus=bus, source=HttpSource(), tier=tier, features=open_feature_ports(config, clock=clock))
+    source = HttpSource(access=HttpAccess(ca=config.http_ca, token=config.http_token))
+    return Ports(bus=bus, source=source, tier=tier, features=open_feature_ports(config, clock=clock))
