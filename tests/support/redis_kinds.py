@@ -81,7 +81,10 @@ class RedisCluster:
 def start_redis_cluster(tmp_path: Path) -> Iterator[RedisCluster]:
     """Three primaries that share the slots."""
     cluster = RedisCluster(
-        [ClusterNodeServer(port=port, directory=tmp_path / f"node-{port}", maxmemory=None) for port in _ports()]
+        [
+            ClusterNodeServer(port=port, directory=tmp_path / f"node-{port}", maxmemory=None)
+            for port in free_ports(NODES)
+        ]
     )
     try:
         for node in cluster.nodes:
@@ -97,10 +100,10 @@ def start_redis_cluster(tmp_path: Path) -> Iterator[RedisCluster]:
         cluster.stop()
 
 
-def _ports() -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports whose bus ports, ten thousand above, are free as well."""
     found: list[int] = []
-    while len(found) < NODES:
+    while len(found) < count:
         port = free_port()
         port = port - BUS_OFFSET if port + BUS_OFFSET > 65_535 else port
         with socket.socket() as here, socket.socket() as bus, suppress(OSError):
