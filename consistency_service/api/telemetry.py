@@ -12,11 +12,11 @@ from time import perf_counter
 from typing import Final
 
 from fastapi import APIRouter, FastAPI, Response
-from fastapi.routing import APIRoute
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from consistency_service.api.access import needs
+from consistency_service.api.access import needs, routes_of
 from consistency_service.api.depends import NodeDep
 from consistency_service.core.access import Models, Role
 from consistency_service.runtime.telemetry import Telemetry, current_trace, received_trace
@@ -119,7 +119,7 @@ class Stopwatch:
 def _templates_of(api: FastAPI) -> dict[int, list[tuple[tuple[str, ...], str]]]:
     """Every route by its number of words, the most definite first."""
     found: dict[int, list[tuple[tuple[str, ...], str]]] = {}
-    paths = {route.path for route in api.routes if isinstance(route, APIRoute)}
+    paths = {route.path for route in routes_of(api) if isinstance(route, Route)}
     for path in sorted(paths, key=lambda path: (path.count("{"), path)):
         found.setdefault(path.count("/") + 1, []).append((tuple(path.split("/")), path))
     return found

@@ -6,8 +6,8 @@ some milliseconds. Of a quality the worst is told, since an average hides the ed
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from consistency_service.core.fleet import LIVE_NS, EdgeView
@@ -16,17 +16,16 @@ from edge_client.protocol.metrics import OTHER, ROWS_MAX, Rest, Row, few
 
 GUARANTEES: Final = ("strong", "bounded", "fallback", "none")
 
+_Served = tuple[str, str, int, int | None]
+"""Model, guarantee, generation, staleness bound in milliseconds: what many edges have in common."""
+
 
 def fleet_rows(views: Iterable[EdgeView], state: State, *, now_ns: int, unix_ms: int) -> dict[str, list[Row]]:
     """The rows of every metric of the fleet, models with most edges first."""
     known_count = live_count = 0
     epoch, lowest = state.epoch, state.revision
     oldest_ns = now_ns - LIVE_NS
-    reading: Counter[tuple[str, str]] = Counter()
-    generations: dict[str, int] = {}
-    behind: Counter[str] = Counter()
-    staleness_ms: dict[str, int] = {}
-    present = {name: model.generation for name, model in state.models.items()}
+    alike: defaultdict[_Served, int] = defaultdict(int)
     for view in views:
         known_count += 1
         report = view.report
@@ -37,37 +36,33 @@ def fleet_rows(views: Iterable[EdgeView], state: State, *, now_ns: int, unix_ms:
             lowest = 0
         elif report.revision < lowest:
             lowest = report.revision
-        for served in report.models:
-            name, generation = served.model, served.generation
-            if name not in present:
-                continue
-            reading[name, served.guarantee] += 1
-            if generation < present[name]:
-                behind[name] += 1
-                generations[name] = min(generation, generations.get(name, generation))
-            bound_ms = served.staleness_bound_ms
-            if bound_ms is not None and bound_ms > staleness_ms.get(name, -1):
-                staleness_ms[name] = bound_ms
+        for served in report.models:  # the one line that is run for each model of each edge
+            alike[served.model, served.guarantee, served.generation, served.staleness_bound_ms] += 1
     return {
         "edges_known": [((), float(known_count))],
         "edges_live": [((), float(live_count))],
         "position_lag_revisions": [((), float(state.revision - lowest))],
-        **_of_models(reading, generations, behind, staleness_ms, state=state, unix_ms=unix_ms),
+        **_of_models(alike, state=state, unix_ms=unix_ms),
     }
 
 
-def _of_models(
-    reading: Counter[tuple[str, str]],
-    generations: dict[str, int],
-    behind: Counter[str],
-    staleness_ms: dict[str, int],
-    *,
-    state: State,
-    unix_ms: int,
-) -> dict[str, list[Row]]:
+def _of_models(alike: Mapping[_Served, int], *, state: State, unix_ms: int) -> dict[str, list[Row]]:
+    reading: Counter[tuple[str, str]] = Counter()
     edge_counts: Counter[str] = Counter()
-    for (name, _), count in reading.items():
+    behind: Counter[str] = Counter()
+    generations: dict[str, int] = {}
+    staleness_ms: dict[str, int] = {}
+    for (name, guarantee, generation, bound_ms), count in alike.items():
+        model = state.models.get(name)
+        if model is None:
+            continue
+        reading[name, guarantee] += count
         edge_counts[name] += count
+        if generation < model.generation:
+            behind[name] += count
+            generations[name] = min(generation, generations.get(name, generation))
+        if bound_ms is not None:
+            staleness_ms[name] = max(bound_ms, staleness_ms.get(name, 0))
     names = sorted(state.models, key=lambda name: (-edge_counts[name], name))
     lags = {
         name: _lag_s(state.models[name], generations[name], unix_ms=unix_ms) if name in generations else 0.0

@@ -74,17 +74,19 @@ def exposition(metrics: Iterable[Metric], sheet: Sheet) -> str:
         rows = sheet.get(metric.name)
         if not rows:
             continue
-        lines.append(f"# HELP {metric.name} {_escaped(metric.meaning)}")
+        lines.append(f"# HELP {metric.name} {escaped(metric.meaning)}")
         lines.append(f"# TYPE {metric.name} {metric.kind}")
         for values, value in rows:
-            pairs = ",".join(f'{name}="{_quoted(text)}"' for name, text in zip(metric.labels, values, strict=True))
+            pairs = ",".join(f'{name}="{quoted(text)}"' for name, text in zip(metric.labels, values, strict=True))
             lines.append(f"{metric.name}{{{pairs}}} {value:.17g}" if pairs else f"{metric.name} {value:.17g}")
     return "\n".join(lines) + "\n"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """As the text of a `HELP` line."""
     return text.replace("\\", r"\\").replace("\n", r"\n")
 
 
-def _quoted(text: str) -> str:
-    return _escaped(text).replace('"', r"\"")
+def quoted(text: str) -> str:
+    """As the value of a label, between its quotes."""
+    return escaped(text).replace('"', r"\"")
