@@ -11,7 +11,6 @@ it, hurt it and end it with `ccs testbed status|kill|restart|down -d DIR`.
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import re
 import shutil
@@ -35,6 +34,7 @@ RENDERED: Final = ("prometheus",)
 """Programs that read no environment: addresses are put into a copy of their files."""
 READY_TIMEOUT_MS: Final = 90_000
 PREPARE_TIMEOUT_S: Final = 60
+CHECK_TIMEOUT_S: Final = 10
 
 
 class Here:
@@ -141,29 +141,53 @@ def chosen(services: Mapping[str, Service], *, profiles: Collection[str]) -> dic
     }
 
 
-def plan(config: TestbedConfig, ports: Iterator[int], *, profiles: Collection[str] = ("sites",)) -> Topology:
-    """The compose file on free ports; what only prepares has been run. Raises `TestbedError`."""
-    everything = file.read(environment=os.environ)
-    here = Here(everything, directory=config.directory, ports=ports)
-    services = chosen(everything, profiles=profiles)
-    for service in services.values():
-        here.furnish(service)
-    passing = [name for name in services if is_passing(name, services)]
-    for name in passing:
-        run_once(here, services.pop(name))
-    specs: list[ProcessSpec] = []
-    while services:
-        planned = {spec.name for spec in specs}
-        due = [each for each in services.values() if not (each.depends_on.keys() & services.keys()) - planned]
-        if not due:
-            raise TestbedError(f"these services wait for each other: {', '.join(services)}")
-        specs += [_spec(here, services.pop(service.name), known=planned) for service in due]
-    return Topology(
-        directory=str(config.directory),
-        processes=tuple(specs),
-        log_bytes_max=config.log_bytes_max,
-        ready_timeout_ms=config.ready_timeout_ms,
-    )
+class ComposePlan:
+    """A testbed's plan, made from the compose file."""
+
+    def __init__(self, *, profiles: Collection[str] = ("sites",)) -> None:
+        self._profiles = profiles
+        self._here: Here | None = None
+        self.specs: dict[str, ProcessSpec] = {}
+        """What the latest plan consists of, by name."""
+
+    def __call__(self, config: TestbedConfig, ports: Iterator[int]) -> Topology:
+        """The topology on free ports; what only prepares has been run. Raises `TestbedError`."""
+        everything = file.read(environment=os.environ)
+        here = self._here = Here(everything, directory=config.directory, ports=ports)
+        services = chosen(everything, profiles=self._profiles)
+        for service in services.values():
+            here.furnish(service)
+        for name in [name for name in services if is_passing(name, services)]:
+            run_once(here, services.pop(name))
+        specs: list[ProcessSpec] = []
+        while services:
+            planned = {spec.name for spec in specs}
+            due = [each for each in services.values() if not (each.depends_on.keys() & services.keys()) - planned]
+            if not due:
+                raise TestbedError(f"these services wait for each other: {', '.join(services)}")
+            specs += [_spec(here, services.pop(service.name), known=planned) for service in due]
+        self.specs = {spec.name: spec for spec in specs}
+        return Topology(
+            directory=str(config.directory),
+            processes=tuple(specs),
+            log_bytes_max=config.log_bytes_max,
+            ready_timeout_ms=config.ready_timeout_ms,
+        )
+
+    def healthy(self, name: str) -> bool | None:
+        """What the health check of a service says; None where it has none, or what it asks with is not installed."""
+        assert self._here is not None, "planned first"
+        service = self._here.services[name]
+        if service.healthcheck is None or programs_of(service.healthcheck[0]) is None:
+            return None
+        result = subprocess.run(
+            self._here.argv(service, service.healthcheck),
+            env={**os.environ, **self._here.environment(service)},
+            capture_output=True,
+            timeout=CHECK_TIMEOUT_S,
+            check=False,
+        )
+        return result.returncode == 0
 
 
 def is_passing(name: str, services: Mapping[str, Service]) -> bool:
@@ -217,7 +241,7 @@ def main() -> int:
     profiles = [*([] if arguments.without_sites else ["sites"]), *(["observability"] * arguments.observability)]
     config = TestbedConfig(directory=arguments.directory, nodes=3, edges=0, ready_timeout_ms=READY_TIMEOUT_MS)
     try:
-        state = supervisor.up(config, progress=print, plan=functools.partial(plan, profiles=profiles))
+        state = supervisor.up(config, progress=print, plan=ComposePlan(profiles=profiles))
     except TestbedError as error:
         sys.stderr.write(f"{error}\n")
         return 1
