@@ -11,12 +11,14 @@ import signal
 from collections import Counter
 from pathlib import Path
 
+from consistency_service import __version__
 from consistency_service.adapters import rest_security
 from consistency_service.adapters.memory_log import MemoryLog
 from consistency_service.adapters.nats_bus import NatsEventBus
 from consistency_service.adapters.object_store import ObjectStore
 from consistency_service.adapters.raft_log import RaftLog, RaftLogConfig, RaftTls
 from consistency_service.adapters.region_key import KeyFiles, load_private
+from consistency_service.adapters.telemetry import OpenTelemetry
 from consistency_service.adapters.web_caller import HttpWebCaller
 from consistency_service.api.app import create_api
 from consistency_service.api.peers import Peers
@@ -73,6 +75,7 @@ async def run_node(config: ServiceConfig, *, shutdown: asyncio.Event) -> None:
         stopping.cancel()
     finally:
         await peers.close()
+        await asyncio.to_thread(node.telemetry.close)
     _log.info("node_stopped node_id=%s", config.node_id)
 
 
@@ -107,6 +110,7 @@ def build_node(config: ServiceConfig, *, peers: Peers) -> Node:
         peer_status=peers.self_status,
         rng=random.Random(secrets.randbits(128)),
         web=HttpWebCaller(),
+        telemetry=OpenTelemetry(node_id=config.node_id, region=config.region, version=__version__),
         key_files=KeyFiles(private=config.region_key, trust=config.region_trust, publishers=config.publishers),
     )
 

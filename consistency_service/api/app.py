@@ -37,6 +37,7 @@ from consistency_service.api.forwarding import Forwarding
 from consistency_service.api.guard import Bodies, Guard
 from consistency_service.api.peers import Peers
 from consistency_service.api.problems import documented, on_http_error, on_validation_error
+from consistency_service.api.telemetry import Stopwatch, metrics_router
 from consistency_service.runtime.node import Node
 
 DESCRIPTION: Final = """
@@ -117,6 +118,7 @@ def create_api(
     app.add_middleware(Bodies)
     app.add_middleware(AccessLayer, routes=app, access=access)
     app.add_middleware(Guard, node=node, counters=counters)
+    app.add_middleware(Stopwatch, api=app, telemetry=node.telemetry, counters=counters)
     node.measuring.parts["api"] = counters
     describe(app)
     return app

@@ -138,6 +138,7 @@ ROWS = [
     "GET /v1/snapshot",
     "GET /livez",
     "GET /readyz",
+    "GET /metrics",
 ]
 
 
