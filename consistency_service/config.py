@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -189,6 +190,11 @@ class ServiceConfig:
         except ValueError as error:
             raise ConfigError(str(error)) from None
 
+    def __repr__(self) -> str:
+        """All settings, but no password that an address holds."""
+        shown = ", ".join(f"{item.name}={_shown(getattr(self, item.name))!r}" for item in fields(self))
+        return f"ServiceConfig({shown})"
+
     def terms(self) -> Terms:
         """What a new epoch is seeded with."""
         return Terms(lease_ms=self.lease_ms, margin_ms=self.margin_ms, rho_ppm=self.clock_drift_max_ppm)
@@ -260,6 +266,13 @@ def _peers(text: str) -> dict[str, dict[str, str]]:
     if any(len(row) != 3 for row in rows) or len({row[0] for row in rows}) != len(rows):
         raise ConfigError(f"{_ENV_PREFIX}PEERS must be `ID HOST:PORT URL` for each node, with commas between them")
     return {node_id: {"raft": raft, "url": url} for node_id, raft, url in rows}
+
+
+def _shown(value: object) -> object:
+    """The value; of an address, all but user and password."""
+    if isinstance(value, tuple):
+        return tuple(map(_shown, value))
+    return re.sub(r"://.*@", "://***@", value) if isinstance(value, str) else value
 
 
 def _require_address(address: str) -> None:

@@ -5,8 +5,9 @@ Parsed once, where the application connects; passed down whole to whoever needs 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -169,6 +170,11 @@ class EdgeConfig:
                 f"prefetch_jitter_ms must lie in 0..{PREFETCH_JITTER_MS_MAX}, not {self.prefetch_jitter_ms}"
             )
 
+    def __repr__(self) -> str:
+        """All settings, but no password that an address holds."""
+        shown = ", ".join(f"{item.name}={_shown(getattr(self, item.name))!r}" for item in fields(self))
+        return f"EdgeConfig({shown})"
+
     @property
     def trust_is_file(self) -> bool:
         """Whether `trust` is a path rather than the lines themselves."""
@@ -195,6 +201,8 @@ class EdgeConfig:
             _check_url("servers", server, schemes=_BUS_SCHEMES)
         if (self.nats_certificate is None) != (self.nats_key is None):
             raise ConfigError("nats_certificate and nats_key are given together or not at all")
+        if self.local_ca is not None and self.local is None:
+            raise ConfigError("local_ca says something of a local: name it")
         for setting, url in (("local", self.local), ("feature_store", self.feature_store)):
             if url is not None:
                 _check_url(setting, url, schemes=_LOCAL_SCHEMES)
@@ -226,6 +234,15 @@ class EdgeConfig:
                 raise ConfigError(f"labels must map text to text; {name!r} does not")
             if len(name) > LABEL_CHARS_MAX or len(value) > LABEL_CHARS_MAX:
                 raise ConfigError(f"labels must be at most {LABEL_CHARS_MAX} characters; {name[:40]!r} is longer")
+
+
+def _shown(value: object) -> object:
+    """The value; of an address, all but user and password."""
+    if isinstance(value, tuple):
+        return tuple(map(_shown, value))
+    if isinstance(value, str):
+        return re.sub(r"(password=)[^&]*", r"\1***", re.sub(r"://.*@", "://***@", value))
+    return value
 
 
 def _text_of(setting: str, path: str) -> str:

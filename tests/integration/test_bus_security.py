@@ -22,6 +22,7 @@ from edge_client import AsyncEdgeClient
 from edge_client.adapters.nats_access import NatsAccess
 from edge_client.adapters.nats_bus import NatsBus
 from edge_client.adapters.nats_connection import NatsConnection
+from edge_client.config import EdgeConfig
 from edge_client.errors import BusUnavailableError, ConfigError
 from edge_client.protocol.subjects import Subjects
 from edge_client.runtime.ports import Delivery
@@ -326,3 +327,23 @@ async def test_a_node_and_an_edge_are_strong_over_a_bus_that_knows_both(bus: Sec
         await asyncio.gather(running, return_exceptions=True)
         await peers.close()
     assert "dock.4" not in {view.report.edge_id for view in node.fleet.view.edges()}
+
+
+def test_settings_show_no_password() -> None:
+    edge = EdgeConfig(
+        servers=("nats://user:s3cr3t@a:4222", "nats://s3cr3t@b:4222"),
+        trust="region.pub",
+        edge_id="cam-17",
+        local="rediss://edge:s3cr3t@box",
+        feature_store="redis://store:6379?username=u&password=s3cr3t",
+    )
+    node = ServiceConfig(
+        node_id="n1",
+        data_dir=Path("data"),
+        peers={"n1": Peer(raft="127.0.0.1:1", url="http://n1")},
+        region_key=Path("key"),
+        nats=("nats://user:s3cr3t@a:4222",),
+    )
+
+    assert "s3cr3t" not in repr(edge) + repr(node)
+    assert "rediss://***@box" in repr(edge) and "nats://***@a:4222" in repr(node) and "edge_id='cam-17'" in repr(edge)
