@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -87,7 +87,7 @@ class ServiceConfig:
 
     requests_burst: int = 400
 
-    nats: tuple[str, ...] = ("nats://127.0.0.1:4222",)
+    nats: tuple[str, ...] = field(default=("nats://127.0.0.1:4222",), repr=False)
     """Bus servers, any of which will do."""
 
     nats_ca: Path | None = None
@@ -100,7 +100,7 @@ class ServiceConfig:
     nats_credentials: Path | None = None
     """A `.creds` file (JWT and seed) by which the bus knows this node; `ccs nats` makes them. Read again when reconnecting."""
 
-    artifacts: str = ""
+    artifacts: str = field(default="", repr=False)
     """URL of the object store (`file:///…`, `s3://…`, `gs://…`, `az://…`); empty: `data_dir/artifacts`."""
 
     log: str = "raft"
@@ -162,7 +162,9 @@ class ServiceConfig:
             _require_address(address)
         for peer in self.peers.values():
             if urlsplit(peer.url).scheme not in ("http", "https"):
-                raise ConfigError(f"peer url must be http or https, not {peer.url!r}")
+                raise ConfigError("the url of a peer must be http or https")
+            if "@" in urlsplit(peer.url).netloc:
+                raise ConfigError("the url of a peer holds no user and password: every edge is told it")
         if not self.nats:
             raise ConfigError("nats needs at least one server url")
         if self.beacon_interval_ms < 10 or self.beacon_interval_ms * 4 > self.lease_ms:

@@ -33,7 +33,7 @@ _LOCAL_SCHEMES: Final = ("redis", "rediss", "unix")
 class EdgeConfig:
     """What one edge is, whom it follows, and how much room it may take. Raises `ConfigError` that names the setting."""
 
-    servers: tuple[str, ...]
+    servers: tuple[str, ...] = field(repr=False)
     """The bus: one or several `nats://host:port`; any of them will do."""
 
     trust: str
@@ -78,7 +78,7 @@ class EdgeConfig:
     labels: Mapping[str, str] = field(default_factory=dict)
     """What else cohorts may select by, such as `{"gpu": "orin"}`. At most 64, each at most 256 characters."""
 
-    local: str | None = None
+    local: str | None = field(default=None, repr=False)
     """The box's own Redis, `redis://…`. None: memory alone, so that a restart without the region finds nothing."""
 
     report_interval_ms: int = 1_000
@@ -103,7 +103,7 @@ class EdgeConfig:
     download_dir: str | None = None
     """Where verified artifacts lie, kept over restarts and for this edge alone. None: a directory that goes with us."""
 
-    feature_store: str | None = None
+    feature_store: str | None = field(default=None, repr=False)
     """The region's feature store, `redis://…`, `rediss://…` or `unix://…`. None: the local Redis is the store as well."""
 
     feature_store_ca: str | None = None

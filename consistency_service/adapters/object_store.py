@@ -225,7 +225,7 @@ def _open(url: str, *, options: dict[str, Any], request_timeout_ms: int) -> tupl
         if scheme == "memory":
             return MemoryStore(), None
         if scheme not in _REMOTE_SCHEMES or not rest:
-            raise ConfigError(f"artifact store {url!r}: use file://, memory://, s3://, gs:// or az://")
+            raise ConfigError(f"artifact store {_shown(url)}: use file://, memory://, s3://, gs:// or az://")
         timeout = timedelta(milliseconds=request_timeout_ms)
         client_options: dict[str, Any] = {"timeout": timeout, "connect_timeout": timedelta(seconds=5)}
         if options.pop("allow_http", "false").lower() == "true":
@@ -233,7 +233,16 @@ def _open(url: str, *, options: dict[str, Any], request_timeout_ms: int) -> tupl
         retry: dict[str, Any] = {"max_retries": 3, "retry_timeout": timeout}
         return from_url(url, config=options, client_options=client_options, retry_config=retry), None  # type: ignore[call-overload]
     except (BaseError, OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"artifact store {url!r}: {_first_line(error)}") from error
+        # The cause may repeat the URL, so it is not chained; what it says follows, and is cleaned too.
+        said = _first_line(error).replace(url, _shown(url))
+        raise ConfigError(f"artifact store {_shown(url)}: {said}") from None
+
+
+def _shown(url: str) -> str:
+    """The URL without what may be secret in it: user, password, query."""
+    scheme, separator, rest = url.partition("://")
+    place = rest.partition("?")[0].rpartition("@")[2]
+    return f"{scheme}{separator}{place}" if separator else url
 
 
 def _key(digest: Digest) -> str:
