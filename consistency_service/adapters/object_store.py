@@ -228,7 +228,8 @@ def _open(url: str, *, options: dict[str, Any], request_timeout_ms: int) -> tupl
             raise ConfigError(f"artifact store {_shown(url)}: use file://, memory://, s3://, gs:// or az://")
         timeout = timedelta(milliseconds=request_timeout_ms)
         client_options: dict[str, Any] = {"timeout": timeout, "connect_timeout": timedelta(seconds=5)}
-        if options.pop("allow_http", "false").lower() == "true":
+        # What is given here replaces what obstore would find in the environment, so this one is looked up by us.
+        if options.pop("allow_http", os.environ.get("AWS_ALLOW_HTTP", "false")).lower() == "true":
             client_options["allow_http"] = True
         retry: dict[str, Any] = {"max_retries": 3, "retry_timeout": timeout}
         return from_url(url, config=options, client_options=client_options, retry_config=retry), None  # type: ignore[call-overload]
