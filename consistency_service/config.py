@@ -62,6 +62,7 @@ class ServiceConfig:
     """Wait to be added to a running region rather than begin one. Has no effect once `data_dir` is not empty."""
 
     region: str = "default"
+    """Names the region; part of every subject on the bus, so that several regions may share one."""
 
     http: str = "127.0.0.1:8700"
     """`host:port` on which REST listens."""
@@ -86,6 +87,7 @@ class ServiceConfig:
     """How many calls one caller may make, on average over `requests_burst` calls; further ones are told when to come again."""
 
     requests_burst: int = 400
+    """How many calls one caller may make at once after a pause."""
 
     nats: tuple[str, ...] = field(default=("nats://127.0.0.1:4222",), repr=False)
     """Bus servers, any of which will do."""
