@@ -10,8 +10,8 @@ PYTEST := $(BIN)/python -m pytest
 unit integration coverage: export PYTHONHASHSEED := 0
 
 # Isolated tests share the cores; tests that start real servers run one after another, so that bounds on time hold.
-ISOLATED := $(wildcard tests/unit tests/property tests/interaction tests/conformance tests/simulation tests/api tests/fuzz tests/typing tests/meta)
-SERIAL := $(wildcard tests/integration/test_*.py tests/chaos/test_*.py)
+ISOLATED := $(wildcard tests/unit tests/property tests/interaction tests/conformance tests/simulation tests/api tests/fuzz tests/typing tests/meta tests/docs/test_snippets.py tests/docs/test_site.py tests/docs/test_generated.py)
+SERIAL := $(wildcard tests/integration/test_*.py tests/chaos/test_*.py tests/docs/test_pages.py)
 SECONDS ?= 60
 PURE := $(wildcard tests/unit tests/property tests/interaction tests/simulation)
 
@@ -51,6 +51,10 @@ integration: $(STAMP) ## tests on real processes, one after another
 
 coverage: $(STAMP) ## branches of cores and protocol that no test without servers takes
 	$(PYTEST) -q -n 2 --cov=edge_client/core --cov=edge_client/protocol --cov=consistency_service/core --cov-branch $(PURE)
+
+docs: $(STAMP) ## the documentation as a site, in build/site; needs no network, neither now nor to be read
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
 
 bench: $(STAMP) ## measure the promises beside dict, cachebox, Redis, NATS KV and, where installed, etcd
 	$(BIN)/python -m ops.bench
