@@ -73,7 +73,7 @@ class JwtIssuer:
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             return Unknown.MALFORMED
         algorithm, key_id = header.get("alg"), header.get("kid")
-        if algorithm not in ALGORITHMS and algorithm != "EdDSA":
+        if not isinstance(algorithm, str) or (algorithm not in ALGORITHMS and algorithm != "EdDSA"):
             return Unknown.ALGORITHM
         if "crit" in header or "b64" in header or not _is_key_id(key_id):
             return Unknown.MALFORMED

@@ -26,6 +26,7 @@ GRANTS_MAX: Final = 10_000
 ISSUERS_MAX: Final = 16
 PREFIXES_MAX: Final = 64
 NAME_CHARS_MAX: Final = 128
+INSTANT_MAX_UNIX_S: Final = 1 << 40
 _PREFIX: Final = re.compile(r"[a-z0-9._-]{1,128}", re.ASCII)
 _SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
@@ -166,7 +167,9 @@ class Issuer:
     def identity(self, claims: Mapping[str, Any]) -> Identity | None:
         """Whom verified claims name; None if they name nobody, no role of ours, or none of the models they must."""
         name, role, expires = claims.get("sub"), self._role(claims), claims.get("exp")
-        if not isinstance(name, str) or not is_name(name) or role is None or not isinstance(expires, int | float):
+        if not isinstance(name, str) or not is_name(name) or role is None:
+            return None
+        if not isinstance(expires, int | float) or not 0 < expires < INSTANT_MAX_UNIX_S:
             return None
         models: tuple[str, ...] | None = None
         if self.models_claim is not None:
