@@ -27,6 +27,9 @@ async def eventually(condition: Callable[[], bool], *, timeout_s: float = 10) ->
             await asyncio.sleep(0.005)
 
 
+TRACE = "00-" + "a" * 32 + "-" + "1" * 16 + "-01"
+
+
 class FakeRegion:
     def __init__(self, *, jetstream: bool) -> None:
         self.hub = Hub(jetstream=jetstream)
@@ -350,3 +353,15 @@ async def test_the_oldest_events_give_way(tmp_path):
         state = (await client.jetstream().stream_info(SUBJECTS.stream)).state
 
     assert (2, 3) == (state.messages, state.last_seq)
+
+
+async def test_the_trace_of_an_event_reaches_edges_in_its_head(region):
+    edge, node = await region.edge_bus(), await region.bus()
+    heard: list = []
+    await edge.subscribe(SUBJECTS.event, handler=heard.append, pending_max=10)
+    tail = await node.stream_tail()
+    sequence = await node.append(payload=b"1", message_id="1-1", expected_sequence=tail.sequence, trace=TRACE)
+    await node.append(payload=b"2", message_id="1-2", expected_sequence=sequence)
+    await eventually(lambda: len(heard) == 2)
+
+    assert [(b"1", TRACE), (b"2", "")] == [(delivery.payload, delivery.trace) for delivery in heard]
