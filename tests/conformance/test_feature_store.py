@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -18,8 +18,8 @@ from edge_client.protocol.feature_codec import encode_block
 from edge_client.protocol.features import Entry, key_mark
 from edge_client.runtime.feature_ports import Batch, Block, FeatureStore
 from tests.fakes.feature_store import FakeFeatureStore, Store
-from tests.support.redis_kinds import RedisCluster, start_redis_cluster
-from tests.support.servers import RedisServer, start_redis
+from tests.support.redis_kinds import RedisCluster
+from tests.support.servers import RedisServer
 
 TRACK = FeatureClass(name="track", shards=4)
 EXPIRE_MS = 30_000
@@ -57,18 +57,6 @@ class Rig:
         return self.made[1]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with start_redis(tmp_path_factory.mktemp("redis")) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
-    with start_redis_cluster(tmp_path_factory.mktemp("cluster")) as started:
-        yield started
-
-
 def fake_rig() -> Rig:
     store, clock = Store(), WallClock()
 
@@ -86,31 +74,31 @@ def fake_rig() -> Rig:
     )
 
 
-def redis_rig(server: RedisServer) -> Rig:
+def redis_rig(redis_server: RedisServer) -> Rig:
     clock = WallClock()
 
     def forget_scripts() -> None:
-        with redis.Redis(port=server.port, protocol=2) as client:
+        with redis.Redis(port=redis_server.port, protocol=2) as client:
             client.script_flush()
 
     return Rig(
-        make=lambda: RedisFeatureStore(server.url, region="north", clock_unix_ms=clock),
-        stop=server.stop,
-        start=server.start,
-        flush=server.flush,
+        make=lambda: RedisFeatureStore(redis_server.url, region="north", clock_unix_ms=clock),
+        stop=redis_server.stop,
+        start=redis_server.start,
+        flush=redis_server.flush,
         forget_scripts=forget_scripts,
         clock=clock,
     )
 
 
-def cluster_rig(cluster: RedisCluster) -> Rig:
+def cluster_rig(redis_cluster: RedisCluster) -> Rig:
     clock = WallClock()
     return Rig(
-        make=lambda: RedisFeatureStore(cluster.url, region="north", cluster=True, clock_unix_ms=clock),
-        stop=cluster.stop,
-        start=cluster.start,
-        flush=cluster.flush,
-        forget_scripts=lambda: cluster.each(lambda client: client.script_flush()),
+        make=lambda: RedisFeatureStore(redis_cluster.url, region="north", cluster=True, clock_unix_ms=clock),
+        stop=redis_cluster.stop,
+        start=redis_cluster.start,
+        flush=redis_cluster.flush,
+        forget_scripts=lambda: redis_cluster.each(lambda client: client.script_flush()),
         clock=clock,
     )
 
@@ -121,9 +109,9 @@ async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
         case "fake":
             rig = fake_rig()
         case "redis":
-            rig = redis_rig(request.getfixturevalue("server"))
+            rig = redis_rig(request.getfixturevalue("redis_server"))
         case _:
-            rig = cluster_rig(request.getfixturevalue("cluster"))
+            rig = cluster_rig(request.getfixturevalue("redis_cluster"))
     rig.flush()
     rig.made = [rig.make(), rig.make()]
     await rig.store.connect()

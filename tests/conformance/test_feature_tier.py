@@ -7,7 +7,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,19 +61,6 @@ class Rig:
         return self.made[2]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with start_redis(tmp_path_factory.mktemp("redis")) as started:
-        yield started
-
-
-@pytest.fixture
-def raw(server: RedisServer) -> Iterator[redis.Redis]:
-    server.flush()
-    with redis.Redis(port=server.port, protocol=2) as client:
-        yield client
-
-
 @pytest.fixture(params=["fake", "redis"])
 async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     clock, box = WallClock(), FeatureBox()
@@ -92,17 +79,19 @@ async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
             clock=clock,
         )
     else:
-        server: RedisServer = request.getfixturevalue("server")
+        redis_server: RedisServer = request.getfixturevalue("redis_server")
 
         def forget_scripts() -> None:
-            with redis.Redis(port=server.port, protocol=2) as client:
+            with redis.Redis(port=redis_server.port, protocol=2) as client:
                 client.script_flush()
 
         rig = Rig(
-            make=lambda boot_id: RedisFeatureTier(server.url, region="north", boot_id=boot_id, clock_unix_ms=clock),
-            stop=server.stop,
-            start=server.start,
-            flush=server.flush,
+            make=lambda boot_id: RedisFeatureTier(
+                redis_server.url, region="north", boot_id=boot_id, clock_unix_ms=clock
+            ),
+            stop=redis_server.stop,
+            start=redis_server.start,
+            flush=redis_server.flush,
             forget_scripts=forget_scripts,
             clock=clock,
         )
@@ -245,12 +234,16 @@ async def test_away_is_an_error_at_once_and_over_when_it_is_back(rig: Rig) -> No
     assert Held(entry(1), 1) == await rig.tier.get("k")
 
 
-def tier_at(server: RedisServer, *, timeout_ms: int = 1_000, clock: Callable[[], int] = unix_ms) -> RedisFeatureTier:
-    return RedisFeatureTier(server.url, region="north", boot_id="boot", timeout_ms=timeout_ms, clock_unix_ms=clock)
+def tier_at(
+    redis_server: RedisServer, *, timeout_ms: int = 1_000, clock: Callable[[], int] = unix_ms
+) -> RedisFeatureTier:
+    return RedisFeatureTier(
+        redis_server.url, region="north", boot_id="boot", timeout_ms=timeout_ms, clock_unix_ms=clock
+    )
 
 
-def blocking_at(server: RedisServer, *, timeout_ms: int = 1_000, threads_max: int = 64) -> BlockingFeatureTier:
-    tier = BlockingFeatureTier(server.url, region="north", boot_id="boot", timeout_ms=timeout_ms)
+def blocking_at(redis_server: RedisServer, *, timeout_ms: int = 1_000, threads_max: int = 64) -> BlockingFeatureTier:
+    tier = BlockingFeatureTier(redis_server.url, region="north", boot_id="boot", timeout_ms=timeout_ms)
     tier.threads_max = threads_max
     return tier
 
@@ -266,10 +259,10 @@ PLANTED = {
 }
 
 
-async def test_strange_strings_are_absent_and_counted(server: RedisServer, raw: redis.Redis) -> None:
-    tier, blocking = tier_at(server), blocking_at(server)
+async def test_strange_strings_are_absent_and_counted(redis_server: RedisServer, redis_raw: redis.Redis) -> None:
+    tier, blocking = tier_at(redis_server), blocking_at(redis_server)
     for name, planted in PLANTED.items():
-        raw.set(f"ccs:north:t:{name}", planted)
+        redis_raw.set(f"ccs:north:t:{name}", planted)
 
     assert [None] * 7 == [await tier.get(name) for name in PLANTED] == await tier.get_many(list(PLANTED))
     assert [None] * 7 == blocking.get_many(list(PLANTED))
@@ -277,9 +270,9 @@ async def test_strange_strings_are_absent_and_counted(server: RedisServer, raw: 
     await tier.put_many([("text", entry(1), 1), ("short", entry(1), 1)])
     assert [Held(entry(1), 1)] * 2 == await tier.get_many(["text", "short"])
     await tier.drop_many([("empty", 1), ("text", 2)])
-    assert 0 == raw.exists("ccs:north:t:empty", "ccs:north:t:text")
+    assert 0 == redis_raw.exists("ccs:north:t:empty", "ccs:north:t:text")
 
-    raw.rpush("ccs:north:t:list", b"a")
+    redis_raw.rpush("ccs:north:t:list", b"a")
     with pytest.raises(LocalTierError, match="WRONGTYPE"):
         await tier.get("list")
     with pytest.raises(LocalTierError, match="WRONGTYPE"):
@@ -289,8 +282,8 @@ async def test_strange_strings_are_absent_and_counted(server: RedisServer, raw: 
     await tier.close()
 
 
-async def test_nothing_stays_longer_than_it_lives_or_a_day(server: RedisServer, raw: redis.Redis) -> None:
-    tier = tier_at(server)
+async def test_nothing_stays_longer_than_it_lives_or_a_day(redis_server: RedisServer, redis_raw: redis.Redis) -> None:
+    tier = tier_at(redis_server)
     now_ms = unix_ms()
     await tier.put_many(
         [
@@ -302,16 +295,16 @@ async def test_nothing_stays_longer_than_it_lives_or_a_day(server: RedisServer, 
     )
     await tier.close()
 
-    lives = {name: raw.pttl(f"ccs:north:t:{name}") for name in ("ever", "gone", "week", "soon")}
+    lives = {name: redis_raw.pttl(f"ccs:north:t:{name}") for name in ("ever", "gone", "week", "soon")}
     assert all(DAY_MS - 10_000 < lives[name] <= DAY_MS for name in ("ever", "gone", "week"))
     assert 0 < lives["soon"] <= 300
 
 
-async def test_a_redis_that_hangs_is_given_up_in_time(server: RedisServer, raw: redis.Redis) -> None:
-    tier, blocking = tier_at(server, timeout_ms=200), blocking_at(server, timeout_ms=200)
+async def test_a_redis_that_hangs_is_given_up_in_time(redis_server: RedisServer, redis_raw: redis.Redis) -> None:
+    tier, blocking = tier_at(redis_server, timeout_ms=200), blocking_at(redis_server, timeout_ms=200)
     await tier.put_many([("k", entry(1), 1)])
     assert Held(entry(1), 1) == blocking.get("k")
-    server.pause()
+    redis_server.pause()
     started = time.monotonic()
     try:
         for _ in range(2):
@@ -322,7 +315,7 @@ async def test_a_redis_that_hangs_is_given_up_in_time(server: RedisServer, raw: 
         waited = await asyncio.gather(*(tier.get("k") for _ in range(30)), return_exceptions=True)
         assert all(isinstance(each, LocalTierError) for each in waited)
     finally:
-        server.resume()
+        redis_server.resume()
     assert time.monotonic() - started < 2.5
 
     assert Held(entry(1), 1) == await tier.get("k") == blocking.get("k")
@@ -330,8 +323,8 @@ async def test_a_redis_that_hangs_is_given_up_in_time(server: RedisServer, raw: 
     await tier.close()
 
 
-async def test_a_call_given_up_leaves_nothing_for_the_next(server: RedisServer, raw: redis.Redis) -> None:
-    tier = tier_at(server)
+async def test_a_call_given_up_leaves_nothing_for_the_next(redis_server: RedisServer, redis_raw: redis.Redis) -> None:
+    tier = tier_at(redis_server)
     await tier.put_many([(f"k:{number}", entry(number + 1), number) for number in range(50)])
 
     async def interrupted(number: int) -> Held | None:
@@ -347,39 +340,41 @@ async def test_a_call_given_up_leaves_nothing_for_the_next(server: RedisServer, 
     assert [Held(entry(number + 1), number) for number in range(50)] == found
 
 
-async def test_closed_connections_are_made_again_without_an_error(server: RedisServer, raw: redis.Redis) -> None:
-    tier, blocking = tier_at(server), blocking_at(server)
+async def test_closed_connections_are_made_again_without_an_error(
+    redis_server: RedisServer, redis_raw: redis.Redis
+) -> None:
+    tier, blocking = tier_at(redis_server), blocking_at(redis_server)
     await tier.put_many([("k", entry(1), 1)])
     assert Held(entry(1), 1) == blocking.get("k")
     for _ in range(3):
-        raw.client_kill_filter(_type="normal", skipme=True)
+        redis_raw.client_kill_filter(_type="normal", skipme=True)
 
         assert Held(entry(1), 1) == await tier.get("k") == blocking.get("k")
     blocking.close()
     await tier.close()
 
 
-async def test_calls_share_few_connections(server: RedisServer, raw: redis.Redis) -> None:
-    before = len(raw.client_list())
-    tier = tier_at(server)
+async def test_calls_share_few_connections(redis_server: RedisServer, redis_raw: redis.Redis) -> None:
+    before = len(redis_raw.client_list())
+    tier = tier_at(redis_server)
     await asyncio.gather(*(tier.get("k") for _ in range(500)))
 
-    assert len(raw.client_list()) - before <= 8
+    assert len(redis_raw.client_list()) - before <= 8
     await tier.close()
 
 
-def test_the_blocking_reader_sees_what_processes_hold(server: RedisServer, raw: redis.Redis) -> None:
+def test_the_blocking_reader_sees_what_processes_hold(redis_server: RedisServer, redis_raw: redis.Redis) -> None:
     clock = WallClock()
     held = entry(5, expires=unix_ms() + 10_000)
 
     async def put() -> None:
-        tier = tier_at(server, clock=clock)
+        tier = tier_at(redis_server, clock=clock)
         await tier.put_many([("k", held, 7)])
         await tier.close()
 
     asyncio.run(put())
-    tier = BlockingFeatureTier(server.url, region="north", boot_id="boot", clock_unix_ms=clock)
-    reborn = BlockingFeatureTier(server.url, region="north", boot_id="later", clock_unix_ms=clock)
+    tier = BlockingFeatureTier(redis_server.url, region="north", boot_id="boot", clock_unix_ms=clock)
+    reborn = BlockingFeatureTier(redis_server.url, region="north", boot_id="later", clock_unix_ms=clock)
 
     assert Held(held, 7) == tier.get("k")
     assert Held(held, None) == reborn.get("k")
@@ -392,9 +387,11 @@ def test_the_blocking_reader_sees_what_processes_hold(server: RedisServer, raw: 
         tier.get("k")
 
 
-def test_each_thread_has_a_connection_and_gives_it_back_at_its_end(server: RedisServer, raw: redis.Redis) -> None:
-    before = len(raw.client_list())
-    tier = blocking_at(server, threads_max=4)
+def test_each_thread_has_a_connection_and_gives_it_back_at_its_end(
+    redis_server: RedisServer, redis_raw: redis.Redis
+) -> None:
+    before = len(redis_raw.client_list())
+    tier = blocking_at(redis_server, threads_max=4)
     release, refused = threading.Event(), []
     begun = threading.Barrier(7)
 
@@ -410,7 +407,7 @@ def test_each_thread_has_a_connection_and_gives_it_back_at_its_end(server: Redis
     for thread in threads:
         thread.start()
     begun.wait(timeout=10)
-    assert 4 == len(raw.client_list()) - before
+    assert 4 == len(redis_raw.client_list()) - before
     assert 2 == len(refused) and "more than 4 threads" in refused[0]
     release.set()
     for thread in threads:
@@ -418,13 +415,13 @@ def test_each_thread_has_a_connection_and_gives_it_back_at_its_end(server: Redis
     del threads, thread
 
     assert None is tier.get("k")
-    assert 1 == len(raw.client_list()) - before
+    assert 1 == len(redis_raw.client_list()) - before
     tier.close()
 
 
-def test_a_child_process_makes_its_own_connection(server: RedisServer, raw: redis.Redis) -> None:
-    raw.set("ccs:north:t:k", b"%020d%020d%020d" % (5, 1, 3) + b"a" * 16 + encode_entry(entry(5)))
-    tier = blocking_at(server)
+def test_a_child_process_makes_its_own_connection(redis_server: RedisServer, redis_raw: redis.Redis) -> None:
+    redis_raw.set("ccs:north:t:k", b"%020d%020d%020d" % (5, 1, 3) + b"a" * 16 + encode_entry(entry(5)))
+    tier = blocking_at(redis_server)
     assert Held(entry(5), None) == tier.get("k")
     children = []
     for _ in range(3):
@@ -442,8 +439,8 @@ def test_a_child_process_makes_its_own_connection(server: RedisServer, raw: redi
 
 
 async def test_a_full_redis_says_so_and_still_reads(tmp_path: Path) -> None:
-    with start_redis(tmp_path, maxmemory="3mb") as server:
-        tier = tier_at(server)
+    with start_redis(tmp_path, maxmemory="3mb") as redis_server:
+        tier = tier_at(redis_server)
         await tier.put_many([("k", entry(1), 1)])
         with pytest.raises(LocalTierError, match="full"):
             await tier.put_many([(f"k:{number}", entry(1, bytes(100_000)), 1) for number in range(100)])
@@ -452,9 +449,11 @@ async def test_a_full_redis_says_so_and_still_reads(tmp_path: Path) -> None:
         await tier.close()
 
 
-async def test_a_socket_of_the_file_system_will_do(tmp_path: Path, server: RedisServer, raw: redis.Redis) -> None:
+async def test_a_socket_of_the_file_system_will_do(
+    tmp_path: Path, redis_server: RedisServer, redis_raw: redis.Redis
+) -> None:
     path = tmp_path / "s"
-    forward = await asyncio.start_unix_server(lambda r, w: _pump_both(r, w, port=server.port), path)
+    forward = await asyncio.start_unix_server(lambda r, w: _pump_both(r, w, port=redis_server.port), path)
     tier = RedisFeatureTier(f"unix://{path}", region="north", boot_id="boot")
     await tier.put_many([("k", entry(1), 1)])
     blocking = BlockingFeatureTier(f"unix://{path}", region="north", boot_id="boot")
