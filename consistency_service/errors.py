@@ -21,6 +21,17 @@ class SnapshotError(ServiceError):
     """Bytes offered as a snapshot are not one we can read."""
 
 
+class UnknownCommandError(ServiceError):
+    """The log holds a command that this release does not know: a newer node wrote it. Nothing was applied."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(
+            f"the log's entry {index} is a command that this release does not know: upgrade this node to the release of "
+            "the others and start it again; it goes on from there"
+        )
+        self.index = index
+
+
 class NotLeaderError(ServiceError):
     """This node does not lead; `leader_id` is where to try next, if it is known. Nothing was proposed."""
 

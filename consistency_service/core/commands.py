@@ -19,8 +19,12 @@ COMMAND_VERSION = 1
 COMMAND_BYTES_MAX = 1 << 20
 
 
-class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
-    """Base of every command."""
+class Command(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True, forbid_unknown_fields=True
+):
+    """Base of every command. A later release may add kinds, and fields with defaults: a node that does not know what is used
+    stops at it (see `runtime.metadata`), because whoever applies half of a command has another state than the others.
+    """
 
     request_id: str = ""
     fingerprint: str = ""
@@ -239,7 +243,7 @@ class SetFeatureWindow(Authorised, frozen=True, kw_only=True, tag="SetFeatureWin
 
 class RevokePublisher(Command, frozen=True, kw_only=True, tag="RevokePublisher"):
     """Nothing that only this key signed is to be loaded any more, anywhere; there is no way back. Added later: nodes that do
-    not know it refuse it as undecodable, so use it once all do.
+    not know it stop at it, so use it once all do.
     """
 
     key_id: str
@@ -287,7 +291,7 @@ def encode_command(command: AnyCommand) -> bytes:
 
 
 def decode_command(payload: bytes) -> AnyCommand | None:
-    """The command, or None for bytes that are none: a deterministic answer on every node."""
+    """The command; None for bytes that are none which this release knows."""
     if not payload or payload[0] != COMMAND_VERSION:
         return None
     try:

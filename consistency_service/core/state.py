@@ -203,6 +203,9 @@ class State(msgspec.Struct, kw_only=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(State)
+_parts = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
+_NAMES = frozenset(State.__struct_fields__)
+_EMPTY = frozenset(map(_encoder.encode, (None, False, 0, "", [], {})))
 
 
 def encode_state(state: State) -> bytes:
@@ -211,11 +214,20 @@ def encode_state(state: State) -> bytes:
 
 
 def decode_state(payload: bytes) -> State:
-    """The state of `encode_state`'s bytes. Raises `ValueError`."""
+    """The state of `encode_state`'s bytes.
+
+    Raises `ValueError`, also for a collection that a later release added and that is not empty: whoever left it out would
+    hand an incomplete state on.
+    """
     try:
         state = _decoder.decode(payload)
+        unknown = [
+            name for name, raw in _parts.decode(payload).items() if name not in _NAMES and bytes(raw) not in _EMPTY
+        ]
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ValueError(f"not a state: {error}") from None
     if state.version != STATE_VERSION:
         raise ValueError(f"state version {state.version} is not {STATE_VERSION}")
+    if unknown:
+        raise ValueError(f"a newer release wrote it, with {', '.join(unknown)}: upgrade this node")
     return state

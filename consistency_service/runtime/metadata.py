@@ -16,7 +16,7 @@ from consistency_service.core.commands import AnyCommand, decode_command, encode
 from consistency_service.core.machine import MetadataMachine
 from consistency_service.core.outcomes import Outcome
 from consistency_service.core.state import State
-from consistency_service.errors import NotLeaderError, SnapshotError, UnknownOutcomeError
+from consistency_service.errors import NotLeaderError, SnapshotError, UnknownCommandError, UnknownOutcomeError
 from consistency_service.runtime.ports import Committed, MetadataLog, NotLeader, ProposalOutcome
 from consistency_service.runtime.telemetry import SILENCE, Telemetry, current_trace
 from edge_client.protocol.messages import Event
@@ -56,11 +56,14 @@ class Metadata:
     # ---- StateMachine, for the log
 
     def apply(self, *, index: int, command: bytes) -> Outcome:
-        """Apply the bytes at `index`; the same answer on every node."""
+        """Apply the bytes at `index`; the same answer on every node.
+
+        Raises `UnknownCommandError` for what this release does not know, which ends the node: another release wrote it, and
+        nodes that know it have applied it. To go on without it would be to go on with another state.
+        """
         decoded = decode_command(command)
         if decoded is None:
-            self.counters["commands_undecodable"] += 1
-            return Outcome(code="undecodable", revision=self.state.revision)
+            raise UnknownCommandError(index)
         before = self.state.revision
         outcome = self.machine.apply(decoded)
         if self.state.revision != before:
