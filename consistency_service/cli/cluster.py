@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
 from consistency_service.adapters import raft_log
-from consistency_service.cli.errors import LocalError
+from consistency_service.cli.errors import LocalError, RefusedError, UnavailableError
 from consistency_service.cli.region import cluster_app
 from consistency_service.cli.session import Session, command
 from consistency_service.config import load_config
 
 app: Final = cluster_app
 CHANGE_S: Final = 90.0
+DRAIN_POLL_S: Final = 0.3
+LAG_MAX: Final = 500
+"""Entries that a node may be behind and still be said to hold the log: more than are under way at full load."""
+LEADS: Final = "it leads, or has authority"
 
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE_ID", help="As in the node's settings.", show_default=False)]
 RaftOption = Annotated[
@@ -86,6 +92,79 @@ def transfer(
         session.screen.document(answer)
         return
     session.screen.fields([("heir", answer["heir"])])
+
+
+@command(app, "drain", changes=True, examples=("ccs cluster drain node-2", "ccs cluster drain node-2 --wait 300"))
+def drain(
+    session: Session,
+    node_id: NodeArgument,
+    wait: Annotated[
+        float, typer.Option("--wait", metavar="SECONDS", min=0.0, help="How long to wait until it may be stopped.")
+    ] = 60.0,
+) -> None:
+    """Return when a node may be stopped for maintenance without anybody noticing, and not before.
+
+    That is when the others are a majority by themselves, hold the log, hear the bus and have a lease, and one of them leads.
+    Where this node leads, another is told to. Ends with exit code 3, and the reasons, if it takes too long.
+
+    Stop and start one node after the other, each behind a drain of its own: the drain of the next waits for the one before.
+    """
+    deadline_s = time.monotonic() + wait
+    with session.client() as client:
+        said: list[str] = []
+        while True:
+            cluster = client.get("/v1/cluster")
+            reasons = obstacles(cluster, node_id)
+            if not reasons:
+                break
+            if reasons != said:
+                session.screen.note("; ".join(reasons))
+                said = reasons
+            if time.monotonic() >= deadline_s:
+                raise UnavailableError("; ".join(reasons), code="not_drained", title=f"{node_id} is needed")
+            if reasons == [LEADS]:
+                with contextlib.suppress(RefusedError):  # the next look says why
+                    client.change("POST", "/v1/cluster/transfer", body={"node_id": None}, wait_s=10.0)
+            time.sleep(DRAIN_POLL_S)
+    if session.json:
+        session.screen.document({"node_id": node_id, "leader_id": cluster["leader_id"]})
+        return
+    session.screen.text(f"{node_id} may be stopped; {cluster['leader_id']} leads")
+
+
+def obstacles(cluster: dict[str, Any], node_id: str) -> list[str]:
+    """Why the node must not be stopped now, of what `GET /v1/cluster` says; `[LEADS]` if another one must lead first.
+
+    Raises `LocalError` if there is no such node, or no other.
+    """
+    nodes = {node["node_id"]: node for node in cluster["nodes"]}
+    if node_id not in nodes:
+        raise LocalError(f"there is no node {node_id}; `ccs cluster status` shows which there are")
+    voters: list[str] = next((node["voters"] for node in cluster["nodes"] if node["reachable"]), [])
+    if voters == [node_id]:
+        raise LocalError(f"{node_id} is the only node with a vote: nobody can stand in for it")
+    commit = max((node["commit_index"] for node in cluster["nodes"] if node["reachable"]), default=0)
+    faults = {other: _fault(nodes.get(other, {}), commit=commit) for other in voters if other != node_id}
+    sound = [other for other, fault in faults.items() if fault is None]
+    if len(sound) <= len(voters) // 2:
+        return [f"{other} {fault}" for other, fault in faults.items() if fault is not None]
+    authority = (cluster["authority"] or {}).get("node_id")
+    if node_id in {cluster["leader_id"], authority}:
+        return [LEADS]
+    return [] if cluster["leader_id"] in sound and authority in sound else ["nobody leads just now"]
+
+
+def _fault(node: dict[str, Any], *, commit: int) -> str | None:
+    """Why a node cannot stand in for another; None if it can."""
+    if not node.get("reachable"):
+        return "does not answer"
+    if node["standing"] != "member" or node.get("storage_fault") is not None:
+        return f"is no sound member: {node.get('storage_fault') or node['standing']}"
+    if not node["bus_connected"]:
+        return "has lost the bus"
+    if node["applied_index"] + LAG_MAX < commit:
+        return f"is {commit - node['applied_index']} entries behind"
+    return None if (node["lease_remaining_ms"] or 0) > 0 else "has no lease"
 
 
 @command(

@@ -18,7 +18,7 @@ from consistency_service.adapters.raft_log import wire
 from consistency_service.adapters.raft_log.tls import CertificateRefusedError, Identity, TlsChannel, TlsError
 
 HANDSHAKE_BYTES_MAX: Final = 1 << 15
-"""All that a stranger may send, its certificate and its greeting included."""
+"""All that a stranger may send, its certificate and its greeting included, one read of its socket more at most."""
 
 PROGRESS_BYTES_MIN: Final = 1 << 16
 """Of a frame that takes longer than the timeout, in each timeout: slow links pass, slow writers do not."""
@@ -150,8 +150,6 @@ class Connection(asyncio.Protocol):
     def _take(self, data: bytes) -> None:
         self._received_bytes += len(data)
         self._unheard_bytes += len(data)
-        if self.peer_id is None and self._received_bytes > HANDSHAKE_BYTES_MAX:
-            raise wire.WireError(f"a stranger sent more than {HANDSHAKE_BYTES_MAX} bytes")
         if self._channel is not None:
             verified_before = self.identity is not None
             data = self._channel.receive(data)
@@ -165,6 +163,9 @@ class Connection(asyncio.Protocol):
         while self._transport is not None and (frame := self._splitter.next_frame()) is not None:
             self._frame_received(frame)
             self._heard()
+        # Looked at last: behind its greeting a peer sends whatever it has for us, and all that may arrive at once.
+        if self.peer_id is None and self._received_bytes > HANDSHAKE_BYTES_MAX:
+            raise wire.WireError(f"a stranger sent more than {HANDSHAKE_BYTES_MAX} bytes")
         if self._unheard_bytes >= PROGRESS_BYTES_MIN:
             self._heard()
 

@@ -77,7 +77,7 @@ def run(config: ChaosConfig, *, keep: Path | None, page: Path, say: Say) -> repo
     disks = Disks()
     try:
         with _terminable():
-            made = _Chaos(config, home=home, disks=disks, say=say).play()
+            made = Chaos(config, home=home, disks=disks, say=say).play()
     except KeyboardInterrupt:
         disks.unmount()
         if keep is None:
@@ -108,7 +108,7 @@ class _Outcome:
     notes: list[str] = field(default_factory=list)
 
 
-class _Chaos:
+class Chaos:
     def __init__(self, config: ChaosConfig, *, home: Path, disks: Disks, say: Say) -> None:
         self._config = config
         self._home = home
@@ -166,13 +166,7 @@ class _Chaos:
         self._await_strong(caller)
         watch = Watch(self._region, edges=self._edges)
         harvest = Harvest(caller)
-        nemesis = self._nemesis = Nemesis(
-            self._schedule,
-            directory=self._region,
-            disks=self._disks,
-            leader=functools.partial(_leader, caller),
-            say=self._say,
-        )
+        nemesis = self._nemesis = self._nemesis_for(caller)
         resources.callback(nemesis.close)
         self._say(f"all edges strong; {len(self._schedule.faults)} faults in {config.minutes:g} minutes from here")
         outcome.begun_at = datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -199,6 +193,15 @@ class _Chaos:
         except TestbedError as error:
             outcome.trouble.append(str(error))
         outcome.watched = watch.stop()
+
+    def _nemesis_for(self, caller: Caller) -> Nemesis:
+        return Nemesis(
+            self._schedule,
+            directory=self._region,
+            disks=self._disks,
+            leader=functools.partial(_leader, caller),
+            say=self._say,
+        )
 
     def _await_strong(self, caller: Caller) -> None:
         deadline_s = time.monotonic() + STRONG_S
