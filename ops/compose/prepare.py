@@ -6,7 +6,7 @@ orders. What is there stays; configuration files, which are no secrets, are put 
 done by hand with `ccs certs`, `ccs nats` and `ccs token`; this does it without questions, from the environment:
 
     PREPARE_REGION, PREPARE_NODES, PREPARE_SERVERS, PREPARE_SITES, PREPARE_EDGES=SITE/EDGE,…
-    PREPARE_REDIS_REGION=NAME/HOST:PORT   PREPARE_REDIS_SITES=NAME/HOST:PORT,…   PREPARE_NATS: where its configuration is
+    PREPARE_REDIS_REGION=NAME/HOST:PORT   PREPARE_REDIS_SITES=NAME/HOST:PORT,…   PREPARE_NATS, PREPARE_REDIS: their configuration
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from consistency_service.errors import ServiceError
 
 PEOPLE: Final = {"admin": "admin", "operator": "operator", "prometheus": "viewer"}
 """Who has a token, and its role."""
-REDIS_RIGHTS: Final = "resetchannels ~* +@read +@write +@scripting +@connection +@transaction +time -@admin -@dangerous"
 
 
 class Cutter:
@@ -83,16 +82,21 @@ class Cutter:
         self._credentials(drawer / "leaf.creds", role=BusRole.LEAF, name=name, edge_ids=edge_ids)
         write(known, words)
 
-    def redis(self, place: str, *, users: list[str], url: str) -> None:
-        """A server that knows these users, each of whom is told where it is and by which password."""
+    def redis(self, place: str, *, users: list[str], template: Path, url: str) -> None:
+        """A server that knows these users, each with the rights of the user in `template` who has a password.
+
+        Each of them is told where it is and by which password.
+        """
         name, _, address = place.partition("/")
-        drawer, lines = self._server(name), ["user default off"]
+        drawer = self._server(name)
+        lines = [line for line in template.read_text(encoding="utf-8").splitlines() if " #" not in line]
+        rights = next(line for line in template.read_text(encoding="utf-8").splitlines() if " on #" in line)
         for user in users:
             path = self.root / "authority" / name / user
             if not path.exists():
                 write(path, secrets.token_urlsafe(32))
             password = path.read_text(encoding="ascii")
-            lines.append(f"user {user} on #{sha256(password)} {REDIS_RIGHTS}")
+            lines.append(f"user {user} on #{sha256(password)} {rights.split(maxsplit=4)[4]}")
             write(self._drawer(user) / url, f"rediss://{user}:{password}@{address}\n")
         write(drawer / "users.acl", "\n".join(lines) + "\n")
 
@@ -179,7 +183,7 @@ def words(name: str) -> list[str]:
 def main() -> int:
     """0 once everything is there."""
     os.umask(0o077)
-    nats = Path(os.environ["PREPARE_NATS"])
+    nats, acls = Path(os.environ["PREPARE_NATS"]), Path(os.environ["PREPARE_REDIS"])
     cutter = Cutter(Path(os.environ["PREPARE_SECRETS"]), region=os.environ["PREPARE_REGION"], now=datetime.now(tz=UTC))
     edges = [tuple(word.split("/", 1)) for word in words("EDGES")]
     cutter.authorities()
@@ -190,10 +194,12 @@ def main() -> int:
     for number, (site, redis) in enumerate(zip(words("SITES"), words("REDIS_SITES"), strict=True), start=1):
         here = [name for place, name in edges if place == site]
         cutter.site(site, number=number, edge_ids=here, templates=nats)
-        cutter.redis(redis, users=here, url="local.url")
+        cutter.redis(redis, users=here, template=acls / "local.acl", url="local.url")
         for name in here:
             cutter.edge(name)
-    cutter.redis(os.environ["PREPARE_REDIS_REGION"], users=[name for _, name in edges], url="feature-store.url")
+    everybody = [name for _, name in edges]
+    store = os.environ["PREPARE_REDIS_REGION"]
+    cutter.redis(store, users=everybody, template=acls / "feature-store.acl", url="feature-store.url")
     for name, role in PEOPLE.items():
         cutter.token(name, role=role)
     cutter.observers()

@@ -5,7 +5,8 @@
 
 `CCS_EDGE_NAME` is the setting `name` of `edge_client.EdgeConfig`; lists have commas, labels are `name=value`; a URL with a
 password in it is better kept in a file, which `CCS_EDGE_NAME_FILE` names. It reads every
-model of `CCS_EDGE_MODELS` some hundred times a second, and says in `CCS_EDGE_STATUS_FILE` once a second what it was served.
+model of `CCS_EDGE_MODELS` a hundred times a second, says in `CCS_EDGE_STATUS_FILE` once a second what it was served, and keeps
+the number of reads as a feature, where there is a store.
 `check` ends with code 0 while that file is fresh, whatever the reads are worth: being cut off is no reason to be restarted.
 """
 
@@ -88,12 +89,15 @@ def serve(edge: EdgeClient, *, models: list[str], status_file: Path | None, stop
         if status_file is not None and time.monotonic() - reported_s >= STATUS_INTERVAL_S:
             reported_s = time.monotonic()
             status = edge.status()
+            if status.features is not None:
+                edge.features.put(f"reads:{status.edge_id}", sum(sum(each.values()) for each in reads.values()))
             words = {
                 "edge_id": status.edge_id,
                 "connected": status.connected,
                 "lease_remaining_ms": status.lease_remaining_ms,
                 "local_tier": status.local_tier,
                 "feature_store": status.features.store if status.features else "none",
+                "features_flushed": status.features.queue.get("flushed", 0) if status.features else 0,
                 "models": {name: {**last[name], "reads": dict(reads[name])} for name in models},
             }
             temporary = status_file.with_name(status_file.name + ".new")

@@ -152,6 +152,7 @@ def address(text: str) -> tuple[str, int]:
 def a_model_reaches_every_edge(bench: Bench) -> None:
     bench.push("1.0.0", "--create", "--activate")
     bench.until(bench.serves("1.0.0"))
+    bench.until(lambda edge: bench.status(edge)["features_flushed"] > 0)
 
     for edge in EDGES:
         status = bench.status(edge)
