@@ -14,7 +14,7 @@ from pathlib import Path
 from consistency_service import __version__
 from consistency_service.adapters import rest_security
 from consistency_service.adapters.memory_log import MemoryLog
-from consistency_service.adapters.nats_bus import NatsEventBus
+from consistency_service.adapters.nats_bus import NatsAccess, NatsEventBus
 from consistency_service.adapters.object_store import ObjectStore
 from consistency_service.adapters.raft_log import RaftLog, RaftLogConfig, RaftTls
 from consistency_service.adapters.region_key import KeyFiles, load_private

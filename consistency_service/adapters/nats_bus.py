@@ -26,6 +26,8 @@ from edge_client.errors import ConfigError as ConnectionConfigError
 from edge_client.protocol.subjects import NODE_INBOXES, Subjects
 from edge_client.protocol.traces import HEADER as TRACE_HEADER
 
+__all__ = ["NatsAccess", "NatsEventBus"]
+
 STREAM_TIMEOUT_S: Final = 2.0
 DUPLICATE_WINDOW_S: Final = 120
 _MESSAGE_ID: Final = "Nats-Msg-Id"
