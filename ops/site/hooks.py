@@ -60,13 +60,21 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def _section(root: Path, folder: str) -> list[dict[str, Any]]:
-    pages = {path.name: _entry(root, path) for path in sorted((root / folder).rglob("*.md"), key=_title)}
-    if folder != "how-to":
-        return list(pages.values())
-    groups = {title: [pages.pop(name) for name in names if name in pages] for title, names in HOW_TO.items()} | {
-        REST_OF_HOW_TO: list(pages.values())
+    """The pages of a folder by their titles; how-tos in groups, of which each folder below is one."""
+    pages = {path.name: _entry(root, path) for path in sorted((root / folder).glob("*.md"), key=_title)}
+    groups = {
+        below.name.capitalize(): [_entry(root, path) for path in sorted(below.rglob("*.md"), key=_title)]
+        for below in sorted((root / folder).iterdir())
+        if below.is_dir()
     }
-    return [{title: entries} for title, entries in groups.items() if entries]
+    if folder == "how-to":
+        groups = {
+            **{title: [pages.pop(name) for name in names if name in pages] for title, names in HOW_TO.items()},
+            REST_OF_HOW_TO: list(pages.values()),
+            **groups,
+        }
+        pages = {}
+    return [*pages.values(), *({title: entries} for title, entries in groups.items() if entries)]
 
 
 def _entry(root: Path, path: Path) -> dict[str, Any]:

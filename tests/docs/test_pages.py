@@ -108,13 +108,46 @@ class Reader:
 
 @pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_can_be_followed_to_its_end(page, tmp_path):
-    reader = Reader(tmp_path)
+    do(page, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("<!-- run -->\n```console\n$ echo one two\none …\n```", None),
+        ("<!-- run -->\n```console\n$ echo one\ntwo\n```", "shown in the page"),
+        ("<!-- run -->\n```console\n$ false\n```", "exit code 1"),
+        ("<!-- run: exit 1 -->\n```console\n$ true\n```", "exit code 0"),
+        ("<!-- prepare\n$ false\n-->", "exit code 1"),
+        ("<!-- run -->\n```python\nraise SystemExit(3)\n```", "page.md:2"),
+        (
+            "<!-- file: a.json -->\n```json\n[1]\n```\n<!-- run -->\n```console\n$ cat a.json\n[2]\n```",
+            "shown in the page",
+        ),
+        ("<!-- run: terminal b -->\n```console\n$ echo one; sleep 30\none\n```\n<!-- interrupt: terminal b -->", None),
+        ("<!-- run: terminal b -->\n```console\n$ echo one\ntwo\n```", "it ended without"),
+        ("<!-- run -->\n```console\n$ setsid sleep 60 > out.txt 2>&1 & sleep 1\n```", "leaves processes behind"),
+    ],
+)
+def test_a_page_that_does_not_hold_is_noticed(text, complaint, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(text + "\n", encoding="utf-8")
+    if complaint is None:
+        do(page, tmp_path)
+        return
+    with pytest.raises(AssertionError, match=complaint):
+        do(page, tmp_path)
+
+
+def do(page: Path, place: Path) -> None:
+    """Everything on a page. Raises `AssertionError` for what is not as it says."""
+    reader = Reader(place)
     try:
         for snippet in snippets(page):
             reader.follow(snippet)
     finally:
         reader.leave()
-        left = processes_of(tmp_path)
+        left = processes_of(place)
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -115,6 +115,22 @@ def test_every_link_and_anchor_leads_somewhere(site, pages):
     assert [] == dead
 
 
+def test_what_a_page_loads_is_found_wherever_it_stands():
+    page = Page(
+        '<link rel="stylesheet" href="https://a/x.css"><link rel="canonical" href="https://b/"><script src="//c/x.js"></script>'
+        '<img src="x.png"><a href="d.html#e">d</a><h2 id="f"></h2>'
+    )
+
+    assert ["https://a/x.css", "//c/x.js", "x.png"] == page.loads
+    assert ["https://b/", "d.html#e"] == page.links
+    assert {"f"} == page.anchors
+    assert ["x.css", "y.css"] == [
+        name
+        for name, text in (("x.css", "@import 'z'"), ("y.css", "src:url(https://a)"), ("z.css", "url(data:)"))
+        if FONTS_AND_IMPORTS.search(text)
+    ]
+
+
 @pytest.mark.parametrize("page", [*sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("*.md"))], ids=lambda p: p.name)
 def test_every_link_of_a_file_leads_to_a_file_of_the_repository(page):
     """As whoever reads it in the repository's browser follows it."""
@@ -167,7 +183,7 @@ def visit(browser, base: str, paths: list[str]) -> list[str]:
     page.goto(f"{base}explanation/protocol.html")
     expect(page.locator(".figure svg").first).to_be_visible()
     page.set_viewport_size({"width": 1280, "height": 900})
-    page.locator("input.md-search__input").fill("staleness")
+    page.locator("input.md-search__input").press_sequentially("staleness", delay=20)
     expect(page.locator(".md-search-result__item").first).to_be_visible(timeout=20_000)
     page.close()
     return complaints
