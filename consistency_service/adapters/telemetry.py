@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -30,8 +32,8 @@ from edge_client.protocol.traces import TraceParent, parse_traceparent
 
 SCOPE: Final = "consistency_service"
 SERVICE_NAME: Final = "consistency-service"
-FLUSH_MS: Final = 2_000
-"""What the last export is given when the node ends."""
+FAREWELL_S: Final = 2.0
+"""What the last export is given when the process ends: a receiver that is away keeps nobody."""
 _PROTOCOL: Final = "http/protobuf"
 _KINDS: Final = {
     "internal": trace.SpanKind.INTERNAL,
@@ -111,11 +113,8 @@ class OpenTelemetry:
         return _text(self._registry.collect()).encode(), CONTENT_TYPE
 
     def close(self) -> None:
-        """What is still to be told is told, within `FLUSH_MS` for each of metrics and spans. Blocks."""
-        self._meters.shutdown(timeout_millis=FLUSH_MS)
-        if self._tracers is not None:
-            self._tracers.force_flush(FLUSH_MS)
-            self._tracers.shutdown()
+        """What is still to be told is told, if that takes no longer than `FAREWELL_S`. Blocks."""
+        _shut_down(self._tracers, self._meters)
 
     def _callback(self, name: str, labels: tuple[str, ...]) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observed(_options: CallbackOptions) -> Iterable[Observation]:
@@ -163,10 +162,17 @@ def application_telemetry(*, service_name: str, instance_id: str) -> Iterator[No
     try:
         yield
     finally:
-        if meters is not None:
-            meters.shutdown(timeout_millis=FLUSH_MS)
-        if tracers is not None:
-            tracers.shutdown()
+        _shut_down(tracers, meters)
+
+
+def _shut_down(*providers: MeterProvider | TracerProvider | None) -> None:
+    """All at once, each in a thread that nobody waits for beyond `FAREWELL_S`: the SDK's own limits are half a minute."""
+    threads = [threading.Thread(target=one.shutdown, daemon=True) for one in providers if one is not None]
+    for thread in threads:
+        thread.start()
+    deadline_s = time.monotonic() + FAREWELL_S
+    for thread in threads:
+        thread.join(max(0.0, deadline_s - time.monotonic()))
 
 
 def _context(parent: TraceParent) -> Any:

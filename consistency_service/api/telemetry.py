@@ -7,6 +7,7 @@ leader or at an edge, belongs to it.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from time import perf_counter
 from typing import Final
@@ -23,6 +24,7 @@ from consistency_service.runtime.telemetry import Telemetry, current_trace, rece
 from edge_client.protocol.metrics import OTHER
 from edge_client.protocol.traces import HEADER
 
+_log = logging.getLogger(__name__)
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 CHANGES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 TRACE_RESPONSE: Final = "traceresponse"
@@ -86,11 +88,14 @@ class Stopwatch:
         if hostile:
             self._counters["traceparents_ignored"] += 1
         attributes = {"http.request.method": scope["method"], "http.route": name.partition(" ")[2]}
+        began_s, code = perf_counter(), 0
         with self._telemetry.span(name, parent=parent, kind="server", **attributes) as span:
             token = current_trace.set(span.traceparent)
 
             async def noting_send(message: Message) -> None:
+                nonlocal code
                 if message["type"] == "http.response.start":
+                    code = message["status"]
                     span.note(**{"http.response.status_code": message["status"]})
                     if message["status"] >= 500:
                         span.failed(str(message["status"]))
@@ -103,6 +108,8 @@ class Stopwatch:
                 headers.append((HEADER.encode(), span.traceparent.encode()))
                 await self._app({**scope, "headers": headers}, receive, noting_send)
             finally:
+                took_ms = (perf_counter() - began_s) * 1e3
+                _log.info("change_answered request=%s code=%s took_ms=%.0f", name, code or "none", took_ms)
                 current_trace.reset(token)
 
     def _route(self, path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
 import subprocess
@@ -27,7 +28,7 @@ EDGES = 3
 def receiver(monkeypatch) -> Any:
     """Nodes and edges of the testbed inherit this environment."""
     with receiving() as one:
-        for name, value in one.environ.items():
+        for name, value in {**one.environ, "CCS_LOG_FORMAT": "json"}.items():
             monkeypatch.setenv(name, value)
         yield one
 
@@ -85,6 +86,7 @@ def test_one_rollout_is_one_trace_from_rest_to_every_edge(tmp_path, receiver):
 
         switched = eventually(all_told, within_s=20)
         spans = tree_of(receiver, caller[0])
+        logs = [path.read_text() for path in sorted(bed.config.directory.rglob("node-*.log"))]
 
     assert caller[0] == answer.headers["traceresponse"].split("-")[1]
     # One tree: the caller's span is the only parent that is not here.
@@ -103,6 +105,9 @@ def test_one_rollout_is_one_trace_from_rest_to_every_edge(tmp_path, receiver):
     told = [span for span in spans.values() if span.name == "fleet switched"]
     assert [EDGES, EDGES] == [span.attributes["ccs.edges"] for span in told]
     assert all(0 <= span.attributes["ccs.spread_ms"] < 1_000 for span in told)
+    lines = [json.loads(line) for log in logs for line in log.splitlines() if line.startswith("{")]
+    assert {"node_starting", "change_answered"} <= {line["event"] for line in lines}
+    assert [caller[0]] * 2 == [line["trace_id"] for line in lines if line.get("request") == "POST /v1/rollouts"]
     assert {"raft_commit_seconds", "raft_leader_changes_total"} <= receiver.metrics["consistency-service"]
     assert {"strong_read_availability_ratio", "beacon_age_seconds"} <= receiver.metrics["testbed-edge"]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import socket
+import time
 
 import pytest
 from prometheus_client import generate_latest
@@ -91,6 +93,24 @@ def test_a_callers_trace_goes_on_and_anything_else_begins_a_new_one(sent):
     assert (sent not in (None, TRACE)) is hostile
     assert (TRACE == traceparent) is (TRACE == sent)
     assert parse_traceparent(traceparent) is not None
+
+
+def test_a_receiver_that_never_answers_keeps_nobody(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{mute.getsockname()[1]}"}
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        one = OpenTelemetry(node_id="n1", region="r", version="1", environ=environ)
+        began_s = time.monotonic()
+        for _ in range(10_000):  # more than the queue holds
+            with one.span("x", parent=TRACE) as span:
+                span.note(n=1)
+        assert time.monotonic() - began_s < 10, "spans never wait"
+        assert span.traceparent != TRACE and span.traceparent.startswith(TRACE[:35])
+        began_s = time.monotonic()
+        one.close()
+
+        assert time.monotonic() - began_s < adapter.FAREWELL_S + 1
 
 
 def test_silence_hands_on_the_trace_it_was_given():
