@@ -174,7 +174,8 @@ async def serving(app: FastAPI, *, port: int = 0, tls: ssl.SSLContext | None = N
     )
     try:
         async with asyncio.timeout(10):
-            yield f"{'https' if tls else 'http'}://127.0.0.1:{await ports.get()}"
+            found = await ports.get()
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{found}"
     finally:
         shutdown.set()
         async with asyncio.timeout(10):
