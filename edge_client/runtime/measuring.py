@@ -89,7 +89,7 @@ class Measuring:
         """The counters."""
         strong, followed, slow = self._state.looked_at(_times)
         events: dict[tuple[str, str], float] = {
-            ("edge", name): count for name, count in sorted(status.counters.items())
+            ("edge", name): count for name, count in sorted(status.counters.items()) if not name.startswith("bus_")
         }
         events |= {("bus", name): count for name, count in sorted(getattr(self._bus, "counters", {}).items())}
         let_go = sum(status.counters.get(name, 0) for name in ("views_changed", "features_invalidated"))
