@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from edge_client.core.frequency_sketch import CELLS_PER_ENTRY, COUNT_MAX, FrequencySketch
+from edge_client.core.frequent_rival import StillWindow
 from edge_client.core.window_balance import WindowBalance
 
 ENTRY_OVERHEAD_BYTES: Final = 520
@@ -79,7 +80,9 @@ class FeatureCache(Generic[T]):
         *,
         overhead_bytes: int = ENTRY_OVERHEAD_BYTES,
         lock: AbstractContextManager[Any] | None = None,
+        still: bool = False,
     ) -> None:
+        """`still`: the window stays at its least, as it does in the store that ours is compared with."""
         assert bytes_max > 0 and overhead_bytes >= 0
         self._bytes_max = bytes_max
         self._overhead_bytes = overhead_bytes
@@ -95,7 +98,11 @@ class FeatureCache(Generic[T]):
         self._sketch = FrequencySketch()
         self._era = 0
         self._requests = 0
-        self._balance = WindowBalance(bytes_max)
+        self._balance: WindowBalance | StillWindow
+        if still:
+            self._balance = StillWindow(bytes_max)
+        else:
+            self._balance = WindowBalance(bytes_max, frequent=FeatureCache(bytes_max, overhead_bytes=0, still=True))
         self._unswept: list[Hashable] = []
         self.counters = FeatureCacheCounters()
 
@@ -171,6 +178,15 @@ class FeatureCache(Generic[T]):
                 self._unswept = list(self._nodes)
             keys, self._unswept = self._unswept[-count_max:], self._unswept[:-count_max]
             return self._pop_among(keys, predicate)
+
+    def narrow(self, predicate: Callable[[Any, T], bool], *, bytes_max: int) -> None:
+        """As `pop_where`, and from now on within `bytes_max`. For a store that is `still`."""
+        assert isinstance(self._balance, StillWindow) and 0 < bytes_max <= self._bytes_max
+        with self._lock:
+            self._pop_among(list(self._nodes), predicate)
+            self._bytes_max = bytes_max
+            self._balance = StillWindow(bytes_max)
+            self._make_room()
 
     def clear(self) -> None:
         """Hold nothing any more."""

@@ -4,10 +4,14 @@ Picture a rival who has the same room and simply keeps what was used last. It ho
 it would have answered and we could not, the window of what is new grows; whenever we answered and it could not, the window
 shrinks. So where recency is the better guide we become the rival, and where frequency is, we stay ahead of it.
 
-Where both a small and a middling window beat the rival, it has nothing to say; so the floor under the window climbs slowly, a
-step for each period, as long as each is better than the last. The hill climber of Einziger, Eytan, Friedman and Manes ("Adaptive Software Cache Management", 2018) compares hit ratios of
-successive periods, each ten times as long as the store is large, and is still climbing when a short trace ends. One
-answer that only one side had is evidence at once, and losing to LRU corrects itself.
+With a large window we hardly differ from it and learn nothing more: bursts would keep us there where frequency is far better over
+the whole. So a second rival has its say (`frequent_rival`), and holds the window at its floor while it is right.
+
+Where both a small and a middling window beat the first rival, it has nothing to say; so the floor under the window climbs
+slowly, a step for each period, as long as each is better than the last. The hill climber of Einziger, Eytan, Friedman and Manes
+("Adaptive Software Cache Management", 2018) compares hit ratios of successive periods, each ten times as long as the store is
+large, and is still climbing when a short trace ends. One answer that only one side had is evidence at once, and losing to LRU
+corrects itself.
 
 A rival of more than `RIVAL_ENTRIES_MAX` keys stands for a sample of the keys, by hash, in as small a part of the room.
 """
@@ -17,16 +21,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
+from edge_client.core.frequent_rival import WINDOW_SHARE_MIN, Frequent, FrequentRival
+
 RIVAL_ENTRIES_MAX: Final = 32_768
-WINDOW_SHARE_MIN: Final = 0.01
 WINDOW_SHARE_MAX: Final = 0.99
 """Never all of it: with no room left for frequency nothing could show that it would do better."""
-_MEMORY: Final = 1 / 32
+_MEMORY: Final = 1 / 64
 """How much one piece of evidence weighs in the trend."""
 _HASTE: Final = 20
 """How many times longer a step is when all recent evidence points the same way."""
-_STRIDE: Final = 0.01
-"""Share of the room that a step moves at least when all recent evidence points the same way."""
 FLOOR_SHARE_MAX: Final = 0.25
 """How far the floor of the window may climb, where some room for what is new is better than hardly any."""
 _CLIMB: Final = 0.04
@@ -45,6 +48,7 @@ class WindowBalance:
         "_bytes_max",
         "_climbing",
         "_floor",
+        "_frequent",
         "_mask",
         "_rival",
         "_rival_bytes",
@@ -53,8 +57,9 @@ class WindowBalance:
         "window_bytes",
     )
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, *, frequent: Frequent) -> None:
         self._bytes_max = bytes_max
+        self._frequent = FrequentRival(bytes_max, store=frequent)
         self._rival: OrderedDict[int, int] = OrderedDict()
         self._rival_bytes = 0
         self._rival_bytes_max = bytes_max
@@ -80,13 +85,15 @@ class WindowBalance:
         self._answered += answered
         if self._asked >= _PERIOD * len(rival) + _PERIOD:
             self._climb()
-        if mark in rival:
+        recent = mark in rival
+        if self._frequent.asked(mark, size_bytes=size_bytes, recent=recent, answered=answered):
+            self._trend = -1.0 if self._frequent.holds else 1.0
+            self._move(0.0)
+        if recent != answered:
+            self._lean(size_bytes, 1 if recent else -1)
+        if recent:
             rival.move_to_end(mark)
-            if not answered:
-                self._lean(size_bytes, 1)
             return
-        if answered:
-            self._lean(size_bytes, -1)
         rival[mark] = size_bytes
         self._rival_bytes += size_bytes
         while self._rival_bytes > self._rival_bytes_max and rival:
@@ -97,12 +104,14 @@ class WindowBalance:
     def forget(self, mark: int) -> None:
         """A key was taken out for a reason other than room: asking for it again says nothing about room."""
         self._rival_bytes -= self._rival.pop(mark, 0)
+        self._frequent.forget(mark)
 
     def check_invariants(self) -> None:
         """Raises `AssertionError` in a state that must not exist."""
         assert self._rival_bytes == sum(self._rival.values())
         assert self._rival_bytes <= self._rival_bytes_max
         assert len(self._rival) <= RIVAL_ENTRIES_MAX
+        self._frequent.check_invariants()
         assert WINDOW_SHARE_MIN <= self._floor <= FLOOR_SHARE_MAX
         assert 0 < self.window_bytes <= max(self._bytes_max, 1)
 
@@ -110,9 +119,13 @@ class WindowBalance:
         trend = self._trend = self._trend + (way - self._trend) * _MEMORY
         step = float(size_bytes * (self._mask + 1))
         if trend * way > 0:
-            step = max(step * (1 + _HASTE * trend * trend), _STRIDE * self._bytes_max * trend * trend)
-        least, most = max(self._floor * self._bytes_max, 1.0), max(WINDOW_SHARE_MAX * self._bytes_max, 1.0)
-        self.window_bytes = min(most, max(least, self.window_bytes + way * step))
+            step *= 1 + _HASTE * trend * trend
+        self._move(way * step)
+
+    def _move(self, more_bytes: float) -> None:
+        least = max(self._floor * self._bytes_max, 1.0)
+        most = least if self._frequent.holds else max(WINDOW_SHARE_MAX * self._bytes_max, 1.0)
+        self.window_bytes = min(most, max(least, self.window_bytes + more_bytes))
 
     def _climb(self) -> None:
         """A period is over: the floor goes on if it was better than the one before, and back if it was not."""
@@ -121,7 +134,7 @@ class WindowBalance:
             self._climbing = -self._climbing
         self._before = ratio
         self._floor = min(FLOOR_SHARE_MAX, max(WINDOW_SHARE_MIN, self._floor + self._climbing))
-        self.window_bytes = max(self.window_bytes, self._floor * self._bytes_max)
+        self._move(0.0)
         self._asked = self._answered = 0
 
     def _sample(self) -> None:
