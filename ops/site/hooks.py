@@ -36,8 +36,17 @@ HOW_TO: Final = {
         "use-features.md",
     ),
     "Releasing": ("roll-out.md", "feature-classes.md", "dashboard.md"),
+    "Setting a region up": (
+        "size-a-region.md",
+        "deploy-compose.md",
+        "deploy-kubernetes.md",
+        "deploy-systemd.md",
+        "set-up-a-site.md",
+        "connect-s3.md",
+    ),
+    "Securing it": ("secure-rest.md", "secure-the-bus.md", "secure-redis.md", "sign-artifacts.md", "rotate-keys.md"),
 }
-REST_OF_HOW_TO: Final = "Running a region"
+REST_OF_HOW_TO: Final = "Keeping it alive"
 """Where how-tos stand that nobody put elsewhere."""
 
 

@@ -55,8 +55,10 @@ def fault(line: str, *, whole: bool = True) -> str | None:
     ]
     context.resilient_parsing = False
     try:
-        values, left, _ = command.make_parser(context).parse_args(words)
+        values, left, _ = command.make_parser(context).parse_args([*words])
     except Exception as error:
+        if not whole and "requires an argument" in str(error) and words[-1].startswith("-"):
+            return None
         return f"{path}: {error}"
     if left:
         return f"{path}: what is {left[0]!r}?"
