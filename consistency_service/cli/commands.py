@@ -14,6 +14,8 @@ from consistency_service.cli import (
     certs,
     chaos,
     cluster,
+    debug,
+    doctor,
     features,
     freeze,
     keys,
@@ -45,7 +47,7 @@ _RUN = "Run a region"
 
 _ORDER = (
     *("model", "rollout", "rollback", "bundle", "freeze", "webhook", "features"),
-    *("edges", "cluster", "events", "audit", "whoami"),
+    *("edges", "cluster", "events", "audit", "whoami", "doctor", "debug"),
     *("demo", "testbed", "chaos", "bench", "backup", "token", "certs", "keys", "nats", "serve"),
 )
 _EPILOG = """[bold]Begin here[/bold]
@@ -140,6 +142,13 @@ command(
     examples=("ccs events --follow", "ccs events --after 1-1042 --json"),
 )(region.events)
 command(app, "audit", panel=_LOOK, examples=("ccs audit", "ccs audit --limit 500 --json"))(region.audit)
+command(
+    app,
+    "doctor",
+    panel=_LOOK,
+    examples=("ccs doctor", "ccs doctor --config node-1.toml", "ccs doctor --edge edge.toml --json"),
+)(doctor.doctor)
+app.add_typer(debug.app, name="debug", rich_help_panel=_LOOK)
 command(app, "whoami", panel=_LOOK, examples=("ccs whoami", "ccs whoami --token-file ada.token --json"))(token.whoami)
 command(app, "demo", remote=False, panel=_RUN, examples=("ccs demo", "ccs demo --edges 8"))(testbed.demo)
 app.add_typer(testbed.app, name="testbed", rich_help_panel=_RUN)
