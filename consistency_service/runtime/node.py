@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from consistency_service import __version__
 from consistency_service.config import ServiceConfig
 from consistency_service.core.authority import Authority
 from consistency_service.core.commands import AnyCommand, Bootstrap
@@ -253,6 +254,7 @@ class Node:
         state = self.metadata.state
         return {
             "node_id": self.config.node_id,
+            "version": __version__,
             "url": self.config.peers[self.config.node_id].url,
             "region": state.region,
             "leader_id": status.leader_id,
