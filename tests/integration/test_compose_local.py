@@ -19,22 +19,15 @@ from typing import Any
 import httpx
 import pytest
 
-from consistency_service.testbed.binaries import find_redis_server
 from consistency_service.testbed.supervisor import Testbed
 from consistency_service.testbed.topology import ProcessSpec, TestbedConfig
 from ops.compose import file, local
+from tests.support.secured_redis import require_tls
 
 ROOT = Path(__file__).parents[2]
 EDGES = ("edge-1-1", "edge-1-2", "edge-2-1", "edge-2-2")
 DEADLINE_S = 150
 """For all of it, however busy the machine; alone it takes a minute."""
-
-
-def redis_speaks_tls(directory: Path) -> bool:
-    """A Redis that was built without TLS refuses the option at once; another one misses the certificate."""
-    command = [str(find_redis_server()), "--port", "0", "--tls-port", "6379", "--dir", str(directory)]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    return "tls-cert-file" in found.stdout
 
 
 class Bench:
@@ -96,8 +89,7 @@ class Bench:
 @pytest.mark.slow
 @pytest.mark.timeout(DEADLINE_S + 90)
 def test_the_deployed_topology_serves_and_survives(tmp_path):
-    if not redis_speaks_tls(tmp_path):
-        pytest.skip("the redis-server here was built without TLS; Debian's redis-server has it")
+    require_tls()
     plan = local.ComposePlan(profiles=("sites", "observability"))
     config = TestbedConfig(directory=tmp_path / "region", edges=0, ready_timeout_ms=60_000)
     with Testbed(config, plan=plan) as testbed:

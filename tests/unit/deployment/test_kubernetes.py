@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
+import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
 import yaml
+from cryptography import x509
 
+from consistency_service.adapters.certificates import load_certificate
 from consistency_service.api import health
 from consistency_service.app import SHUTDOWN_S
 from consistency_service.config import ServiceConfig, config_of
@@ -319,6 +326,33 @@ def test_kustomize_finds_what_it_names():
             assert found.is_file() or (found / "kustomization.yaml").is_file(), name
         for generator in content.get("configMapGenerator", []):
             assert all((path.parent / name).is_file() for name in generator["files"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_the_secrets_have_every_file_that_is_mounted(tmp_path):
+    """The script is run; its files are those that nodes and servers are told of, and name the hosts they are called by."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = ["sh", str(HERE / "secrets.sh"), "harbour"]
+    result = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, timeout=180)
+    assert 0 == result.returncode, result.stderr
+
+    everything = objects()
+    found = dict(containers(everything))
+    for number in range(3):
+        told = environment(found["ccs-node/node"], everything, name=f"ccs-node-{number}")
+        for value in told.values():
+            assert not value.startswith("/secrets/") or (tmp_path / "nodes" / Path(value).name).is_file(), value
+        told = environment(found["ccs-bus/nats"], everything, name=f"ccs-bus-{number}")
+        for value in told.values():
+            assert not value.startswith("/etc/nats/") or (tmp_path / "bus" / Path(value).name).is_file(), value
+        certificate = load_certificate(tmp_path / "nodes" / f"ccs-node-{number}.tls.crt")
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        config = config_of({}, environ=environment(found["ccs-node/node"], everything, name="ccs-node-0"), origin="x")
+        url = urlsplit(config.peers[f"ccs-node-{number}"].url)
+        assert {url.hostname, "ccs.ccs.svc.cluster.local"} == set(names.get_values_for_type(x509.DNSName))
+    assert (tmp_path / "bus" / "auth.conf").is_file()
+    assert 0o600 == stat.S_IMODE((tmp_path / "nodes" / "region.key").stat().st_mode)
 
 
 def test_prometheus_asks_what_a_node_has():
