@@ -51,9 +51,9 @@ class Trust:
         """Look until cancelled, and tell them what changed; return at once where there are no files."""
         while self._config.trust_is_file or self._config.publishers_is_file:
             await self._clock.sleep_until(self._clock.now_ns() + LOOK_NS)
-            if await self._renewed(self._renew_region):
+            if self._config.trust_is_file and await self._renewed(self._renew_region):
                 state.evidence_doubted(now_ns=self._clock.now_ns())
-            if await self._renewed(self._renew_publishers):
+            if self._config.publishers_is_file and await self._renewed(self._renew_publishers):
                 models.publishers_changed()
 
     async def _renewed(self, renew: Callable[[], Awaitable[bool]]) -> bool:
