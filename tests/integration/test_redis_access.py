@@ -36,7 +36,7 @@ from tests.support.secured_redis import (
 )
 
 ONE = FeatureClass(name="track", shards=1)
-USER = FeatureClass(name="user", kind=FeatureKind.CRITICAL, window_base_ms=2_000, expire_ms=None)
+USER = FeatureClass(name="user", kind=FeatureKind.CRITICAL, window_base_ms=60_000, expire_ms=None)
 pytestmark = pytest.mark.timeout(120)
 
 
@@ -324,6 +324,10 @@ async def test_the_facade_over_tls_with_users(box: SecuredRedis, central: Secure
 
         assert "ok" == edge.status().local_tier and "closed" == edge.status().features.store  # type: ignore[union-attr]
         assert 1 == (await edge.features.get("user:1")).value
+        with box.operator() as client:
+            async with asyncio.timeout(20):  # what is written is put into the local tier a moment later
+                while not client.exists("ccs:default:t:user:1"):
+                    await asyncio.sleep(0.05)
     async with edge_at(box, store_url(central), files) as again:
         assert "local" == (await again.features.get("user:1")).tier
         reading = await again.features.get("track:1")
