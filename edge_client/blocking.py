@@ -27,9 +27,7 @@ from edge_client.runtime.loop_thread import LoopThread
 if TYPE_CHECKING:
     from typing import Self
 
-    from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import TracerProvider
-
+    from edge_client.adapters.otel import MeterProvider, TracerProvider
     from edge_client.core.reading import Change, Reading
     from edge_client.core.status import ClientStatus
     from edge_client.runtime.artifact import Loader, Unload, WarmUp

@@ -51,9 +51,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import TracerProvider
-
+    from edge_client.adapters.otel import MeterProvider, TracerProvider
     from edge_client.runtime.features import FeaturePorts
     from edge_client.runtime.ports import ArtifactSource, Bus, Clock, LocalTier
 

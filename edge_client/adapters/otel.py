@@ -12,6 +12,7 @@ from typing import Any
 
 from opentelemetry import metrics, trace
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+from opentelemetry.trace import TracerProvider
 
 from edge_client.core.metrics import EDGE_METRICS
 from edge_client.protocol.metrics import Kind, Sheet
@@ -19,6 +20,7 @@ from edge_client.protocol.traces import TraceParent
 from edge_client.runtime.telemetry import Measured, Telemetry
 
 SCOPE = "edge_client"
+__all__ = ["MeterProvider", "OpenTelemetry", "TracerProvider", "instrument"]
 
 
 class OpenTelemetry:
@@ -30,7 +32,7 @@ class OpenTelemetry:
         edge_id: str,
         measured: Measured,
         meter_provider: MeterProvider | None = None,
-        tracer_provider: trace.TracerProvider | None = None,
+        tracer_provider: TracerProvider | None = None,
     ) -> None:
         # The scope names the edge, so that several of one process do not mix; it is no label.
         attributes = {"ccs.edge_id": edge_id}
@@ -82,7 +84,7 @@ def instrument(
     *,
     edge_id: str,
     meter_provider: MeterProvider | None = None,
-    tracer_provider: trace.TracerProvider | None = None,
+    tracer_provider: TracerProvider | None = None,
 ) -> None:
     """What `telemetry` has to tell goes to these providers from now on, or to the global ones."""
     exporter = OpenTelemetry(
