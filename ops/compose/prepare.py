@@ -44,9 +44,9 @@ class Cutter:
 
     def authorities(self) -> None:
         """Two authorities for certificates, so that no server can pass for a node; the bus's keys; the region's key."""
-        for directory in (self._raft, self._links):
+        for directory, name in ((self._raft, self.region), (self._links, f"{self.region}-servers")):
             if not certificates.authority_files(directory).certificate.exists():
-                certificates.create_authority(directory, cluster_id=self.region, now=self.now)
+                certificates.create_authority(directory, cluster_id=name, now=self.now)
         if not (self._bus / nats_accounts.SERVER_FILE).exists():
             nats_accounts.create(self._bus, region=self.region, now=self.now)
         private, public = self._region_key()

@@ -23,9 +23,10 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from edge_client import EdgeClient, EdgeConfig, EdgeError
+if TYPE_CHECKING:  # imported where it is used: `check` runs every few seconds, and needs nothing of it
+    from edge_client import EdgeClient
 
 PREFIX: Final = "CCS_EDGE_"
 OWN: Final = {"MODELS", "STATUS_FILE"}
@@ -36,6 +37,8 @@ READ_INTERVAL_S: Final = 0.01
 
 def settings_of(environment: Mapping[str, str]) -> dict[str, Any]:
     """What `EdgeClient.connect` takes. Raises `ValueError` for what is no setting or no value of one, `OSError` for a file."""
+    from edge_client import EdgeConfig
+
     types = {field.name: str(field.type) for field in dataclasses.fields(EdgeConfig)}
     found: dict[str, Any] = {}
     for variable, text in environment.items():
@@ -69,6 +72,8 @@ def _typed(variable: str, text: str, *, kind: str) -> Any:
 
 def serve(edge: EdgeClient, *, models: list[str], status_file: Path | None, stopping: threading.Event) -> None:
     """Read and report until told to stop."""
+    from edge_client import EdgeError
+
     handles = {
         name: edge.model(name, loader=lambda artifact: artifact.path.read_bytes(), wait=False) for name in models
     }
@@ -119,6 +124,8 @@ def main() -> int:
     status_text = os.environ.get(PREFIX + "STATUS_FILE")
     if sys.argv[1:] == ["check"]:
         return check(Path(status_text or "status.json"))
+    from edge_client import EdgeClient, EdgeError
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -26,7 +26,7 @@ from tests.support.secured_redis import require_tls
 
 ROOT = Path(__file__).parents[2]
 EDGES = ("edge-1-1", "edge-1-2", "edge-2-1", "edge-2-2")
-DEADLINE_S = 150
+DEADLINE_S = 240
 """For all of it, however busy the machine; alone it takes a minute."""
 
 
@@ -105,10 +105,10 @@ def test_the_deployed_topology_serves_and_survives(tmp_path):
 def everything_is_healthy(bench: Bench, plan: local.ComposePlan) -> None:
     """The health checks of the file say so, where what they ask with is installed."""
     for name in bench.specs:
-        while plan.healthy(name) is False:
+        while (healthy := plan.healthy(name)) is False:
             assert time.monotonic() < bench.deadline_s, f"{name} is not healthy"
             time.sleep(0.2)
-    assert all(plan.healthy(name) for name in ("node-1", "edge-2-2"))
+        assert healthy or not name.startswith(("node-", "edge-"))
     services = file.read()
     left_out = {name for name in services if name not in bench.specs}
     assert left_out <= {"prepare", "grafana", "collector", "prometheus"}
