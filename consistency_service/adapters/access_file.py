@@ -6,6 +6,7 @@ the owner alone. A new file that makes no sense leaves the former one in force, 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
@@ -37,17 +38,20 @@ class AccessFile:
         self._counters = counters
         self._stamps = stamps_of((path,))
         self._list = load(path)
+        self._reading = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"<AccessFile {self.path} tokens={len(self._list.tokens)}>"
 
-    def current(self) -> AccessList:
-        """What it holds now, or held when it last made sense."""
+    async def current(self) -> AccessList:
+        """What it holds now, or held when it last made sense. A long one is read by a thread: the node has other things to do."""
         stamps = stamps_of((self.path,))
-        if stamps != self._stamps:
+        if stamps == self._stamps:
+            return self._list
+        async with self._reading:
             self._stamps = stamps
             try:
-                self._list = load(self.path)
+                self._list = await asyncio.to_thread(load, self.path)
             except ConfigError as error:
                 self._counters["access_files_refused"] += 1
                 _log.error("access_file_refused reason=%s", error)

@@ -37,7 +37,7 @@ class RestAuthentication:
         """Whose token it is."""
         if len(token) > TOKEN_CHARS_MAX:
             return Unknown.TOO_LONG
-        listed, now_unix_s = self._current(), int(time.time())
+        listed, now_unix_s = await self._current(), int(time.time())
         found = listed.token(digest_of(token), now_unix_s=now_unix_s)
         if found is not Unknown.NOT_KNOWN or not listed.issuers:
             return found
@@ -49,14 +49,14 @@ class RestAuthentication:
             return Unknown.MALFORMED if not named else Unknown.NOT_KNOWN
         return await self._jwt(token, issuer, now_unix_s=now_unix_s)
 
-    def certificate(self, der: bytes) -> Identity | None:
+    async def certificate(self, der: bytes) -> Identity | None:
         """Who shows a certificate that TLS has verified; None if nobody is listed by its names, or it has expired."""
         shown = self._certificates.read(der)
         if shown is None or time.time() >= shown.expires_at_unix_s:
             return None
         if shown.node_id is not None:
             return node_identity(shown.node_id, expires_at_unix_s=shown.expires_at_unix_s)
-        return self._current().certificate(shown.names, expires_at_unix_s=shown.expires_at_unix_s)
+        return (await self._current()).certificate(shown.names, expires_at_unix_s=shown.expires_at_unix_s)
 
     async def _jwt(self, token: str, issuer: JwtIssuer, *, now_unix_s: int) -> Identity | Unknown:
         """A verified token is not verified again for `VERIFIED_S`, while it lasts."""
@@ -75,9 +75,9 @@ class RestAuthentication:
                 self._verified.popitem(last=False)
         return found
 
-    def _current(self) -> AccessList:
+    async def _current(self) -> AccessList:
         """The present list; issuers that are still in it keep the keys that they have."""
-        listed = self._file.current()
+        listed = await self._file.current()
         if listed is not self._list:
             self._list = listed
             self._issuers = {

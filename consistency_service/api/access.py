@@ -53,7 +53,7 @@ class Authentication(Protocol):
     """Finds out who a caller is. Takes any text and any bytes; raises nothing."""
 
     async def bearer(self, token: str) -> Identity | Unknown: ...
-    def certificate(self, der: bytes) -> Identity | None: ...
+    async def certificate(self, der: bytes) -> Identity | None: ...
 
 
 def needs(
@@ -154,7 +154,7 @@ class Access:
                 self._limit(f"address:{address}")
             return ANYBODY
         der = scope.get("state", {}).get(CERTIFICATE)
-        shown = self._authentication.certificate(der) if der else None
+        shown = await self._authentication.certificate(der) if der else None
         is_node = shown is not None and shown.role is Role.NODE
         if ON_BEHALF in headers and not (is_node and shown is not None and shown.name in self._node.urls()):
             raise self._stranger()
@@ -204,26 +204,26 @@ class Access:
             pass_on = ((b"authorization", b"Bearer " + token.encode()),)
             return Caller(identity=identity, pass_on=pass_on, still_holds=token_holds)
         if shown is None:
-            raise self._unauthenticated(None, _address(scope))
+            self._limit(f"address:{_address(scope)}")
+            raise unauthenticated(None)
         if ON_BEHALF in headers:
             return Caller(identity=_vouched_for(headers))
         der = scope["state"][CERTIFICATE]
 
         async def certificate_holds() -> bool:
-            return authentication.certificate(der) == shown
+            return await authentication.certificate(der) == shown
 
         return Caller(
             identity=shown, pass_on=((ON_BEHALF.lower().encode(), _vouch(shown)),), still_holds=certificate_holds
         )
 
-    def _unauthenticated(self, why: Unknown | None, address: str) -> ProblemError:
-        """The refusal for somebody who is not known; another one for who tries too often."""
-        if why is not None:
-            self._counters[f"credentials_{why.value}"] += 1
-            wait_ns = self._failures.take(address, now_ns=self._node.clock.now_ns())
-            if wait_ns:
-                self._counters["credentials_guessed"] += 1
-                return _too_often(wait_ns)
+    def _unauthenticated(self, why: Unknown, address: str) -> ProblemError:
+        """The refusal for somebody whose credentials are of no use; another one for who tries too often."""
+        self._counters[f"credentials_{why.value}"] += 1
+        wait_ns = self._failures.take(address, now_ns=self._node.clock.now_ns())
+        if wait_ns:
+            self._counters["credentials_guessed"] += 1
+            return _too_often(wait_ns)
         return unauthenticated(why)
 
     def _stranger(self) -> ProblemError:

@@ -341,6 +341,22 @@ async def test_who_gets_no_session(secured: Secured, who, status):
     assert 0 == len(secured.app.state.access.sessions)
 
 
+@pytest.mark.parametrize(
+    "body", [b"\xff\xfe=%%%", b"&" * 1_000, b"a=1&" * 1_000, b"token=" + b"%00" * 9_000, b"token=\xe9"]
+)
+async def test_a_login_of_any_bytes(secured: Secured, body):
+    assert 401 == (await secured.http.post("/login", content=body)).status_code
+
+
+async def test_whoever_shows_nothing_is_limited_by_address(tmp_path):
+    async with secured_node(tmp_path, requests_per_s=1, requests_burst=5) as secured:
+        found = {(await secured.http.get("/v1/models")).status_code for _ in range(40)}
+        known = await secured.call("viewer", "GET", "/v1/models")
+
+    assert {401, 429} == found
+    assert 200 == known.status_code
+
+
 async def test_a_session_ends_with_its_token(secured: Secured):
     logged_in = await secured.http.post("/login", data={"token": secured.table.tokens["viewer"]})
     cookie = {"Cookie": logged_in.headers["set-cookie"].partition(";")[0]}

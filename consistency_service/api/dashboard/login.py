@@ -33,7 +33,10 @@ def login_routes(renderer: Renderer, access: Access, *, region: str) -> APIRoute
     @router.post(LOGIN_PATH)
     @needs(None)
     async def log_in(request: Request) -> Response:
-        given = parse_qs((await request.body()).decode("latin-1"), max_num_fields=10)
+        try:
+            given = parse_qs((await request.body()).decode("latin-1"), max_num_fields=10)
+        except ValueError:  # more fields than the page has
+            given = {}
         wanted, token = given.get("next", ["/"])[0], given.get("token", [""])[0].strip()
         if access.open:
             return RedirectResponse(own_path(wanted), status_code=303)
