@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,10 @@ async def test_a_server_that_another_authority_vouches_for_is_not_told_anything(
         assert not edge.connected and 0 == edge.counters["refused"]
 
 
+def says_no_tls(edge: NatsBus) -> bool:
+    return "offers no TLS" in edge.fault
+
+
 async def test_a_server_without_tls_is_not_told_anything_where_tls_was_asked_for(
     bus: SecuredBus, tmp_path: Path
 ) -> None:
@@ -157,7 +162,7 @@ async def test_a_server_without_tls_is_not_told_anything_where_tls_was_asked_for
             (server.url.replace("nats://", "tls://"), NatsAccess()),
         ):
             async with edge_at(url, access) as edge:
-                await eventually(lambda edge=edge: "offers no TLS" in edge.fault)
+                await eventually(partial(says_no_tls, edge))
 
                 assert not edge.connected
 

@@ -189,7 +189,8 @@ NEVER = {"auth", "hello", "quit", "reset"}
 def test_everything_else_is_refused(kind: str, user: str, request: pytest.FixtureRequest) -> None:
     """Every command that the server knows, asked of the server itself."""
     server: SecuredRedis = request.getfixturevalue(kind)
-    allowed, refused = set(), set()
+    allowed: set[str] = set()
+    refused: set[str] = set()
     with server.operator() as client:
         for name, command in client.command().items():
             words = ["ccs:north:f:k"] * (abs(command["arity"]) - 1)

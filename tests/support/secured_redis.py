@@ -88,7 +88,16 @@ class SecuredRedis(RedisServer):
         return False
 
 
-CLUSTER = ("--cluster-enabled", "yes", "--tls-cluster", "yes", "--tls-replication", "yes", "--masteruser", "replica")
+CLUSTER: tuple[str, ...] = (
+    "--cluster-enabled",
+    "yes",
+    "--tls-cluster",
+    "yes",
+    "--tls-replication",
+    "yes",
+    "--masteruser",
+    "replica",
+)
 CLUSTER += ("--masterauth", PASSWORDS["REPLICA"], "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0")
 
 
