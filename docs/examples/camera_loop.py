@@ -79,6 +79,7 @@ def main() -> None:
     ) as edge:
         detector = edge.model("brightness", loader=load)  # returns when `read` has something to give
         detector.on_change(changed)
+        print(f"serving {detector.read().version}", flush=True)
         frames: queue.Queue[Frame] = queue.Queue(FRAMES_WAITING_MAX)
         tallies: list[dict[str, int]] = [{} for _ in range(LOOKERS)]
         threads = [threading.Thread(target=capture, args=(frames, stop))]

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ COMMAND_S = 90
 DONE = ("run", "file", "shows", "interrupt")
 RUN = [page for page in PAGES if any(snippet.verb in DONE for snippet in snippets(page))]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 class Reader:
@@ -83,6 +84,11 @@ class Reader:
                 self._shows(terminal, command.output, place=snippet.place)
                 return
             code, output = terminal.run(command.text, within_s=COMMAND_S)
+            deadline = time.monotonic() + COMMAND_S
+            while last and snippet.what == "until" and not matches(command.output, output):
+                assert time.monotonic() < deadline, f"{snippet.place}: never\n{command.output}\n--- seen\n{output}"
+                time.sleep(0.5)
+                code, output = terminal.run(command.text, within_s=COMMAND_S)
             assert code == (expected_code if last else 0), (
                 f"{snippet.place}: {command.text}\nexit code {code}\n{output}"
             )
@@ -118,6 +124,7 @@ def test_a_page_can_be_followed_to_its_end(page, tmp_path):
         ("<!-- run -->\n```console\n$ echo one\ntwo\n```", "shown in the page"),
         ("<!-- run -->\n```console\n$ false\n```", "exit code 1"),
         ("<!-- run: exit 1 -->\n```console\n$ true\n```", "exit code 0"),
+        ("<!-- run: until -->\n```console\n$ echo -n x >> a; cat a\nxxx\n```", None),
         ("<!-- prepare\n$ false\n-->", "exit code 1"),
         ("<!-- run -->\n```python\nraise SystemExit(3)\n```", "page.md:2"),
         (
