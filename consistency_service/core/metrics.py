@@ -137,6 +137,7 @@ NODE_METRICS: Final = (
         unit="s",
         meaning="The most that a timer of one second was late within the last 60 s.",
     ),
+    Metric(name="asyncio_tasks", kind=_G, meaning="Tasks of the event loop now; a number that only grows is a leak."),
     Metric(
         name="ccs_events_total",
         kind=_C,

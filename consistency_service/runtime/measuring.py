@@ -161,6 +161,8 @@ class Measuring:
             rows = self._of_the_log() | self._of_the_lease(now_ns=now_ns) | self._of_the_region()
             rows |= fleet_rows(self._node.fleet.view.views(), state, now_ns=now_ns, unix_ms=unix_ms)
             rows["event_loop_lag_seconds"] = [((), self._trailing.late_s_max())]
+            if self._loop is not None:
+                rows["asyncio_tasks"] = [((), float(len(asyncio.all_tasks(self._loop))))]
             rows["ccs_events_total"] = self._events()
             self._last = (now_ns, rows)
         return self._last[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from consistency_service.api.telemetry import _templates_of
@@ -58,3 +60,16 @@ async def test_a_change_says_which_trace_it_belongs_to(served: Served, sent, kep
 
 async def test_reads_belong_to_no_trace(served: Served):
     assert "traceresponse" not in (await served.http.get("/v1/models", headers={"traceparent": CALLER})).headers
+
+
+async def test_the_tasks_of_the_loop_are_told(served: Served):
+    async def told() -> float:
+        await asyncio.sleep(0.25)  # one sheet is good for 0.2 s
+        return served.node.measuring.sheet()["asyncio_tasks"][0][1]
+
+    before = await told()
+    more = [asyncio.create_task(asyncio.sleep(10)) for _ in range(50)]
+
+    assert 50 <= await told() - before <= 55
+    for task in more:
+        task.cancel()
