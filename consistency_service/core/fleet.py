@@ -26,6 +26,12 @@ FORGET_NS: Final = 3_600_000 * MS
 EDGES_MAX: Final = 100_000
 SWITCHES_KEPT: Final = 32
 MODELS_PER_EDGE_MAX: Final = 256
+VIEWS_BYTES_MAX: Final = 256 * 1024 * 1024
+"""Of all views together, as encoded; in memory they take some three times as much. 100,000 edges of four models need half."""
+LIFE_ID_CHARS_MAX: Final = 64
+CLOCK_ID_CHARS_MAX: Final = 64
+_SWITCH_BYTES: Final = 64
+_encoder: Final = msgspec.msgpack.Encoder()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,6 +44,11 @@ class EdgeView:
     switches: dict[tuple[str, int], Switch] = field(default_factory=dict)
     challenged_at_ns: int | None = None
     """When another life first asked for this edge id since the report."""
+    report_bytes: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        return self.report_bytes + _SWITCH_BYTES * len(self.switches)
 
     def live(self, *, now_ns: int) -> bool:
         return not self.report.leaving and now_ns - self.heard_at_ns <= LIVE_NS
@@ -68,6 +79,7 @@ class Fleet:
         known_class: Callable[[str], bool] | None = None,
     ) -> None:
         self._edges: dict[str, EdgeView] = {}
+        self._views_bytes = 0
         self.counters: Counter[str] = Counter()
         self.observed = ObservedTotals(known=known, counters=self.counters)
         """What came of readings, of all edges together; `known` says which version and generation of a model exist."""
@@ -76,7 +88,7 @@ class Fleet:
 
     def report_received(self, report: EdgeReport, *, unix_ms: int, now_ns: int) -> bool:
         """Take it; False when another living process holds this edge id."""
-        if NAME_PATTERN.fullmatch(report.edge_id) is None or len(report.models) > MODELS_PER_EDGE_MAX:
+        if not _is_acceptable(report):
             self.counters["reports_invalid"] += 1
             return False
         known = self._edges.get(report.edge_id)
@@ -86,15 +98,17 @@ class Fleet:
         self.observed.report_received(report, now_ns=now_ns)
         self.features.report_received(report, now_ns=now_ns)
         report = msgspec.structs.replace(report, observations=(), features=())
-        view = EdgeView(report=report, heard_at_ns=now_ns, heard_at_unix_ms=unix_ms)
+        size_bytes = len(_encoder.encode(report))
+        view = EdgeView(report=report, heard_at_ns=now_ns, heard_at_unix_ms=unix_ms, report_bytes=size_bytes)
         if known is not None:
+            self._remove(report.edge_id)
             view.switches = known.switches
-            del self._edges[report.edge_id]
         for switch in report.switches:
             view.switches[(switch.model, switch.generation)] = switch
         while len(view.switches) > SWITCHES_KEPT:
             del view.switches[next(iter(view.switches))]
         self._edges[report.edge_id] = view
+        self._views_bytes += view.size_bytes
         self._forget(now_ns=now_ns)
         return True
 
@@ -145,6 +159,8 @@ class Fleet:
 
     def check_invariants(self) -> None:
         assert len(self._edges) <= EDGES_MAX
+        assert self._views_bytes == sum(view.size_bytes for view in self._edges.values())
+        assert self._views_bytes <= VIEWS_BYTES_MAX or len(self._edges) == 1
         assert all(edge_id == view.report.edge_id for edge_id, view in self._edges.items())
         self.observed.check_invariants()
         self.features.check_invariants()
@@ -153,7 +169,24 @@ class Fleet:
         """Reports re-insert their edge at the end, so the longest unheard is first, and the newest is never forgotten."""
         while True:
             edge_id, view = next(iter(self._edges.items()))
-            if len(self._edges) <= EDGES_MAX and now_ns - view.heard_at_ns <= FORGET_NS:
+            few = len(self._edges) <= EDGES_MAX and (self._views_bytes <= VIEWS_BYTES_MAX or len(self._edges) == 1)
+            if few and now_ns - view.heard_at_ns <= FORGET_NS:
                 return
-            del self._edges[edge_id]
+            self._remove(edge_id)
             self.counters["edges_forgotten"] += 1
+
+    def _remove(self, edge_id: str) -> None:
+        self._views_bytes -= self._edges.pop(edge_id).size_bytes
+
+
+def _is_acceptable(report: EdgeReport) -> bool:
+    """Its names are no longer than any honest edge's: they are kept, also where the report is not."""
+    return (
+        NAME_PATTERN.fullmatch(report.edge_id) is not None
+        and len(report.life_id) <= LIFE_ID_CHARS_MAX
+        and len(report.models) <= MODELS_PER_EDGE_MAX
+        and all(
+            NAME_PATTERN.fullmatch(switch.model) is not None and len(switch.clock_id) <= CLOCK_ID_CHARS_MAX
+            for switch in report.switches
+        )
+    )

@@ -55,7 +55,11 @@ def test_nonsense_is_refused_and_counted() -> None:
 
     assert not fleet.report_received(report("No Name"), unix_ms=0, now_ns=0)
     assert not fleet.report_received(report("e", models=many), unix_ms=0, now_ns=0)
-    assert fleet.counters["reports_invalid"] == 2 and fleet.edges() == ()
+    assert not fleet.report_received(report("e", life="a" * 65), unix_ms=0, now_ns=0)
+    for names in ({"model": "m" * 200, "clock_id": "c"}, {"model": "m", "clock_id": "c" * 65}):
+        switch = Switch(generation=1, activation=1, late_ns=0, uncertainty_ns=0, **names)
+        assert not fleet.report_received(report("e", switches=(switch,)), unix_ms=0, now_ns=0)
+    assert fleet.counters["reports_invalid"] == 5 and fleet.edges() == ()
 
 
 def test_readiness_counts_live_followers_by_what_each_would_serve() -> None:
@@ -110,3 +114,14 @@ def test_a_fleet_that_is_not_heard_any_more_is_rather_unheard_than_gone() -> Non
     assert fleet.deaf(now_ns=10_001 * MS)
     assert fleet.report_received(report("f"), unix_ms=0, now_ns=10_002 * MS)
     assert not fleet.deaf(now_ns=10_003 * MS)
+
+
+def test_long_reports_of_many_invented_edges_take_bounded_memory(monkeypatch) -> None:
+    monkeypatch.setattr(fleet_module, "VIEWS_BYTES_MAX", 100_000)
+    fleet = Fleet()
+    for number in range(100):
+        assert fleet.report_received(report(f"e-{number}", site="s" * 10_000), unix_ms=0, now_ns=number)
+        fleet.check_invariants()
+
+    assert [f"e-{number}" for number in range(91, 100)] == [view.report.edge_id for view in fleet.edges()]
+    assert 91 == fleet.counters["edges_forgotten"]
