@@ -94,6 +94,7 @@ def create_api(
     app.state.closing = asyncio.Event()
     app.state.policy_lock = asyncio.Lock()
     app.state.subscribers = events.Subscribers()
+    app.state.transfers = artifacts.Transfers()
     for module in (
         models,
         activations,

@@ -14,6 +14,7 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from consistency_service.api.access import caller_now, needs
 from consistency_service.api.depends import NodeDep
@@ -29,6 +30,12 @@ _log = logging.getLogger(__name__)
 CHUNK_TIMEOUT_S: Final = 60
 MEDIA_TYPE: Final = "application/octet-stream"
 BYTES: Final = {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
+UPLOADS_MAX: Final = 16
+"""Under way at once; each holds up to 32 MiB in memory."""
+DOWNLOADS_MAX: Final = 64
+"""Under way at once; each holds up to 16 MiB in memory."""
+TURN_TIMEOUT_S: Final = 10
+"""How long a transfer waits until another one ends."""
 router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
 
 DigestPath = Annotated[str, Path(max_length=128, description="`sha256:` and 64 lower-case hexadecimal digits.")]
@@ -37,10 +44,43 @@ NoneMatch = Annotated[str | None, Header(alias="If-None-Match")]
 IfRange = Annotated[str | None, Header(alias="If-Range")]
 
 
+class Transfers:
+    """How many uploads and downloads go on at once, so that few bytes of them are in memory whoever asks."""
+
+    def __init__(self) -> None:
+        self.uploads = asyncio.Semaphore(UPLOADS_MAX)
+        self.downloads = asyncio.Semaphore(DOWNLOADS_MAX)
+
+
+async def _turn(places: asyncio.Semaphore) -> None:
+    """One place is ours. Raises `ProblemError` when none becomes free in time."""
+    try:
+        async with asyncio.timeout(TURN_TIMEOUT_S):
+            await places.acquire()
+    except TimeoutError:
+        raise ProblemError(
+            "overloaded", detail="this node has as many transfers under way as it may; ask again, or ask another node"
+        ) from None
+
+
+class _Leaving(StreamingResponse):
+    """A download; its place is free when it has ended, however it ends."""
+
+    places: asyncio.Semaphore
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.places.release()
+
+
 @router.post(
     "",
     status_code=201,
-    responses=documented("too_large", "digest_mismatch", "invalid", "slow_request", "store_unavailable", "store_full"),
+    responses=documented(
+        "too_large", "digest_mismatch", "invalid", "slow_request", "overloaded", "store_unavailable", "store_full"
+    ),
     openapi_extra={"requestBody": {"required": True, "content": BYTES}},
 )
 @needs(Role.PUBLISHER)
@@ -56,10 +96,14 @@ async def upload_artifact(
     too_large = ProblemError("too_large", limit_bytes=limit_bytes)
     if announced.isdigit() and int(announced) > limit_bytes:
         raise too_large
+    places: asyncio.Semaphore = request.app.state.transfers.uploads
+    await _turn(places)
     try:
         found, size_bytes = await node.artifacts.put(_arriving(request), size_max_bytes=limit_bytes, digest=digest)
     except ArtifactTooLargeError:
         raise too_large from None
+    finally:
+        places.release()
     identity = caller_now().identity
     author = identity.name if identity else "anonymous"
     _log.info("change command=UploadArtifact subject=%s size_bytes=%d author=%r", found, size_bytes, author)
@@ -109,7 +153,9 @@ async def look_at_artifact(digest: DigestPath, node: NodeDep) -> Response:
     "/{digest}",
     response_class=StreamingResponse,
     responses={
-        **documented("unknown_artifact", "range_not_satisfiable", "artifact_corrupt", "store_unavailable"),
+        **documented(
+            "unknown_artifact", "range_not_satisfiable", "artifact_corrupt", "overloaded", "store_unavailable"
+        ),
         200: {"description": "The bytes", "content": BYTES},
         206: {"description": "The range asked for", "content": BYTES},
         304: {"description": "The caller has it"},
@@ -134,13 +180,19 @@ async def download_artifact(
     offset, length = span or (0, size_bytes)
     counters: Counter[str] = request.app.state.counters
     chunks = _leaving(node, digest=digest, offset=offset, length=length, counters=counters)
-    first = await anext(chunks, b"")
+    places: asyncio.Semaphore = request.app.state.transfers.downloads
+    await _turn(places)
+    try:
+        first = await anext(chunks, b"")
+    except BaseException:
+        places.release()
+        raise
     headers["Content-Length"] = str(length)
     if span is not None:
         headers["Content-Range"] = span.content_range(size_bytes=size_bytes)
-    return StreamingResponse(
-        _joined(first, chunks), status_code=206 if span else 200, headers=headers, media_type=MEDIA_TYPE
-    )
+    leaving = _Leaving(_joined(first, chunks), status_code=206 if span else 200, headers=headers, media_type=MEDIA_TYPE)
+    leaving.places = places
+    return leaving
 
 
 async def _leaving(

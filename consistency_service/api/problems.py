@@ -99,7 +99,7 @@ KINDS: Final[dict[str, Kind]] = {
     "no_leader": Kind(503, "No leader", "no node can decide just now; nothing was done, ask again in a moment"),
     "unknown_outcome": Kind(503, "Unknown outcome", "the change may or may not take effect; ask again with the same Idempotency-Key"),
     "not_strong": Kind(503, "No strong answer", "no linearizable answer in time; consistency=local answers with what this node knows"),
-    "overloaded": Kind(503, "Overloaded", "this node holds as many request bodies as it may; ask again, or ask another node"),
+    "overloaded": Kind(503, "Overloaded", "this node has as much under way as it may; ask again, or ask another node"),
     "not_ready": Kind(503, "Not ready", "this node cannot answer strongly: {reason}"),
     "too_many_subscribers": Kind(503, "Too many subscribers", "{limit} event streams are open at this node; ask another"),
     "bus_unavailable": Kind(503, "Bus unavailable", "the bus is disconnected or did not answer in time"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -13,13 +14,13 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-CONNECTIONS_MAX: Final = 1_000
+from consistency_service.api.listening import BACKLOG, CONNECTIONS_MAX, FewComplaints, bound
+
 HEAD_BYTES_MAX: Final = 32 * 1024
 HEAD_TIMEOUT_S: Final = 10
 KEEP_ALIVE_S: Final = 5
 HANDSHAKE_TIMEOUT_S: Final = 10
 FAREWELL_S: Final = 3
-BACKLOG: Final = 512
 CERTIFICATE: Final = "ccs.certificate"
 """Under this key of a request's `state` lies the certificate that the caller showed, as DER."""
 
@@ -54,7 +55,8 @@ async def serve(
         backlog=BACKLOG,
         ssl_context_factory=None if tls is None else lambda _config, _default: tls,
     )
-    with _bound(host, port) as listener:
+    counters = app.state.counters
+    with bound(host, port, counters=counters) as listener, _quieter(FewComplaints(counters=counters)):
         server = _Server(config, listening=listening)
         async with asyncio.TaskGroup() as group:
             farewell = group.create_task(_farewell(server, app=app, shutdown=shutdown))
@@ -68,19 +70,15 @@ async def _farewell(server: uvicorn.Server, *, app: FastAPI, shutdown: asyncio.E
     server.should_exit = True
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listener = socket.socket(family, kind, protocol)
+@contextlib.contextmanager
+def _quieter(few: FewComplaints) -> Iterator[None]:
+    """Of the lines that uvicorn writes for each request that it cannot read or has no room for, few are kept."""
+    logger = logging.getLogger("uvicorn.error")
+    logger.addFilter(few)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.setblocking(False)
-    except OSError:
-        listener.close()
-        raise
-    return listener
+        yield
+    finally:
+        logger.removeFilter(few)
 
 
 class _Server(uvicorn.Server):

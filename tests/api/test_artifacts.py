@@ -8,6 +8,7 @@ import hashlib
 import httpx
 import pytest
 
+from consistency_service.api import artifacts
 from edge_client.protocol.digest import Digest
 from tests.api.served import ARTIFACT_BYTES_MAX, Served, serving
 from tests.api.test_models import code_of
@@ -194,3 +195,38 @@ async def test_a_refused_flood_hears_why(served: Served):
         refused = await http.post("/v1/artifacts", content=b"x" * (20 * ARTIFACT_BYTES_MAX))
 
     assert (413, "too_large") == code_of(refused)
+
+
+async def test_transfers_take_turns_and_leave_their_places(served: Served, monkeypatch):
+    """However they end: to their end, refused, or left by their caller."""
+    await put(served)
+    for name in ("UPLOADS_MAX", "DOWNLOADS_MAX"):
+        monkeypatch.setattr(artifacts, name, 1)
+    monkeypatch.setattr(artifacts, "TURN_TIMEOUT_S", 0.3)
+    served.app.state.transfers = transfers = artifacts.Transfers()
+
+    async def slowly():
+        yield CONTENT[:100]
+        await asyncio.sleep(30)
+
+    for places, method, path in (
+        (transfers.uploads, "POST", "/v1/artifacts"),
+        (transfers.downloads, "GET", f"/v1/artifacts/{DIGEST}"),
+    ):
+        async with places:
+            assert (503, "overloaded") == code_of(await served.http.request(method, path))
+        for _ in range(3):
+            assert (await served.http.request(method, path)).status_code in {200, 201}
+            assert 404 == (await served.http.get("/v1/artifacts/sha256:" + "0" * 64)).status_code
+            assert 400 <= (await served.http.post(f"/v1/artifacts?digest=sha256:{'0' * 64}", content=b"x")).status_code
+        assert not places.locked()
+    async with serving(served.app) as url, httpx.AsyncClient(base_url=url) as http:
+        left = asyncio.create_task(http.post("/v1/artifacts", content=slowly()))
+        while not transfers.uploads.locked():
+            await asyncio.sleep(0.01)
+        left.cancel()
+        async with http.stream("GET", f"/v1/artifacts/{DIGEST}"):
+            pass
+        async with asyncio.timeout(5):
+            while transfers.uploads.locked() or transfers.downloads.locked():
+                await asyncio.sleep(0.01)

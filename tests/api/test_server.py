@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
+import ssl
 
 import httpx
 import pytest
 
-from consistency_service.api import server
+from consistency_service.api import listening, server
 from consistency_service.api.server import serve
 from tests.api.served import Served, free_port, serving
 
@@ -73,3 +75,47 @@ async def test_a_long_answer_is_not_taken_for_silence(served: Served, monkeypatc
         response = await http.post("/v1/models/m/activations", json={"version": "1.0.0"})
 
     assert 200 == response.status_code
+
+
+async def _closed(reader: asyncio.StreamReader) -> bool:
+    try:
+        async with asyncio.timeout(1):
+            return await reader.read() == b""
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_connections_beyond_the_limit_are_closed_at_the_door(served: Served, monkeypatch, tmp_path, encrypted):
+    """Also those that never begin a TLS handshake; whoever leaves makes room."""
+    monkeypatch.setattr(listening, "SOCKETS_MAX", 5)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if encrypted else None
+    async with serving(served.app, tls=tls) as url:
+        port = int(url.rpartition(":")[2])
+        kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+        beyond = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+
+        assert all([await _closed(reader) for reader, _ in beyond])
+        assert not any(reader.at_eof() for reader, _ in kept)
+        assert 20 == served.app.state.counters["connections_refused"]
+        kept.pop()[1].close()
+        await asyncio.sleep(0.2)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert not await _closed(reader)
+        writer.close()
+
+
+async def test_bytes_that_are_no_request_fill_no_log(served: Served, monkeypatch, caplog):
+    monkeypatch.setattr(listening, "COMPLAINTS_BURST", 3)
+    caplog.set_level(logging.WARNING, logger="uvicorn.error")
+    async with serving(served.app) as url:
+        for _ in range(30):
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+            writer.write(b"\x00 nonsense\r\n\r\n")
+            await reader.read()
+            writer.close()
+
+    assert 3 <= sum("Invalid HTTP request" in line for line in caplog.messages) <= 15
+    assert served.app.state.counters["complaints_not_logged"] >= 15
