@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from consistency_service.errors import ConfigError
-from edge_client.protocol.envelope import trust_line
+from edge_client.protocol.envelope import Signer, trust_line
 
 KEY_FILE_BYTES_MAX: Final = 16 * 1024
 TRUST_FILE_BYTES_MAX: Final = 256 * 1024
@@ -37,9 +37,9 @@ class KeyFiles:
         self.has_trust = trust is not None
         self.has_publishers = publishers is not None
 
-    def signing_key(self) -> Ed25519PrivateKey:
-        """The region's private key as it is now. Raises `ConfigError` as `load_private` does."""
-        return load_private(self._private)
+    def signer(self) -> Signer:
+        """With the region's private key as it is now. Raises `ConfigError` as `load_private` does."""
+        return Signer(load_private(self._private))
 
     def trust_text(self) -> str:
         """The lines of `region_trust`; raises `ConfigError`."""

@@ -12,17 +12,14 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 from consistency_service.errors import ConfigError, SignatureRefusedError
 from consistency_service.runtime.ports import KeyFiles
-from edge_client.protocol.envelope import Signer, key_id_of, parse_trust
+from edge_client.protocol.envelope import Signer, parse_trust
 from edge_client.protocol.models import Version
 from edge_client.protocol.signature_policy import SignatureMode, SignaturePolicy
 from edge_client.protocol.signatures import FAULTS, Publishers
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _log = logging.getLogger(__name__)
 LOOK_S: Final = 1.0
@@ -59,7 +56,7 @@ class NodeKeys:
             await asyncio.sleep(LOOK_S)
             if files.has_trust:
                 await self._look("region_trust", files.trust_text, self._renew_trust)
-                await self._look("region_key", files.signing_key, self._renew_signer)
+                await self._look("region_key", files.signer, self._renew_signer)
             if files.has_publishers:
                 await self._look("publishers", files.publishers_text, self._renew_publishers)
 
@@ -105,13 +102,12 @@ class NodeKeys:
         self.verifier.renew(keys)
         self._trust_text = text
 
-    def _renew_signer(self, key: Ed25519PrivateKey) -> bool:
-        key_id = key_id_of(key.public_key())
-        if key_id == self.signer.key_id:
+    def _renew_signer(self, other: Signer) -> bool:
+        if other.key_id == self.signer.key_id:
             return False
-        if key_id not in self.verifier.keys:
-            raise ValueError(f"region_key is {key_id.hex()} now, which region_trust does not name")
-        self.signer.renew(key)
+        if other.key_id not in self.verifier.keys:
+            raise ValueError(f"region_key is {other.key_id.hex()} now, which region_trust does not name")
+        self.signer.become(other)
         return True
 
     def _renew_publishers(self, text: str) -> bool:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 from consistency_service.core.outcomes import Outcome
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from edge_client.protocol.envelope import Signer
 
 
 class Clock(Protocol):
@@ -317,7 +315,7 @@ class KeyFiles(Protocol):
     has_trust: bool
     has_publishers: bool
 
-    def signing_key(self) -> Ed25519PrivateKey: ...
+    def signer(self) -> Signer: ...
 
     def trust_text(self) -> str: ...
 

@@ -43,6 +43,10 @@ class Signer:
         """From the next frame on, sign with this key."""
         self._signing = (key_id_of(key.public_key()), key)
 
+    def become(self, other: Signer) -> None:
+        """From the next frame on, sign with the other's key."""
+        self._signing = other._signing  # noqa: SLF001 -- of our own kind
+
     @property
     def key_id(self) -> bytes:
         """Of the key that signs now."""
