@@ -45,7 +45,7 @@ class Signer:
 
     def become(self, other: Signer) -> None:
         """From the next frame on, sign with the other's key."""
-        self._signing = other._signing  # noqa: SLF001 -- of our own kind
+        self._signing = other._signing  # of our own kind
 
     @property
     def key_id(self) -> bytes:

@@ -14,7 +14,7 @@ import pytest
 
 from consistency_service.api import access as access_layer
 from consistency_service.api import events
-from consistency_service.core.access import Identity
+from consistency_service.core.access import Identity, Role
 from tests.api.secured import Secured, secured_node
 from tests.api.served import serving
 from tests.api.test_models import code_of
@@ -114,7 +114,7 @@ async def test_the_author_is_whoever_it_is(secured: Secured):
 
 
 async def test_a_stranger_vouches_for_nobody(secured: Secured):
-    vouched = access_layer._vouch(Identity(name="eve", role="admin", kind="certificate")).decode()
+    vouched = access_layer._vouch(Identity(name="eve", role=Role.ADMIN, kind="certificate")).decode()
     alone = await secured.http.get("/v1/models", headers={"X-CCS-On-Behalf": vouched})
     with_token = await secured.call("admin", "GET", "/v1/models", headers={"X-CCS-On-Behalf": vouched})
 
@@ -284,7 +284,7 @@ async def test_a_stream_tells_of_the_models_one_sees(secured: Secured):
         await secured.call("admin", "POST", "/v1/models", json={"name": name})
     await secured.call("admin", "PUT", "/v1/freeze", json={"frozen": True, "reason": "r"})
     async with serving(secured.app) as url, httpx.AsyncClient(base_url=url, timeout=10) as http:
-        told = {}
+        told: dict[str, list[str]] = {}
         for name in ("mine", "viewer"):
             headers = secured.table.bearer(name)
             async with http.stream("GET", f"/v1/events?after={position}", headers=headers) as stream:

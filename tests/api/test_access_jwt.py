@@ -25,13 +25,13 @@ WEAK = rsa.generate_private_key(public_exponent=65_537, key_size=1_024)
 P256, P384 = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP384R1())
 ED = ed25519.Ed25519PrivateKey.generate()
 STRANGER = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
-KINDS = {"RS256": RSA, "PS384": RSA, "ES256": P256, "ES384": P384, "EdDSA": ED}
+KINDS: dict[str, Any] = {"RS256": RSA, "PS384": RSA, "ES256": P256, "ES384": P384, "EdDSA": ED}
 
 
 def jwk(key: Any, key_id: str | None, **more: Any) -> dict[str, Any]:
     algorithm = {rsa.RSAPrivateKey: "RSAAlgorithm", ec.EllipticCurvePrivateKey: "ECAlgorithm"}
     kind = next((name for base, name in algorithm.items() if isinstance(key, base)), "OKPAlgorithm")
-    made = json.loads(getattr(jwt.algorithms, kind).to_jwk(key.public_key()))
+    made: dict[str, Any] = json.loads(getattr(jwt.algorithms, kind).to_jwk(key.public_key()))
     made.pop("key_ops", None)
     return made | ({} if key_id is None else {"kid": key_id}) | more
 

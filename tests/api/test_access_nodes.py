@@ -19,8 +19,9 @@ from consistency_service.api import access as access_layer
 from consistency_service.api.app import create_api
 from consistency_service.api.peers import Peers
 from consistency_service.config import Peer
-from consistency_service.core.access import Identity
+from consistency_service.core.access import Identity, Role
 from consistency_service.errors import ConfigError
+from consistency_service.runtime.node import Node
 from edge_client.protocol.envelope import Signer
 from tests.api.secured import AccessTable, access_table, authority, tls_of
 from tests.api.served import config_of, decides, eventually, free_port, node_of, serving
@@ -37,7 +38,7 @@ LISTED = '\n[[certificate]]\nname = "ada"\nrole = "operator"\nmodels = ["ada-"]\
 class Guarded:
     certs: Path
     tables: dict[str, AccessTable]
-    nodes: dict
+    nodes: dict[str, Node]
     urls: dict[str, str]
     counters: dict[str, Counter[str]]
 
@@ -119,6 +120,7 @@ async def test_calls_that_are_passed_on(tmp_path, monkeypatch):
         assert region.counters[follower]["forwarded"] >= 2
 
         # every node sees the others
+        reachable: list[bool] = []
         for _ in range(10):  # a machine that has much to do may take more than a second for an answer
             cluster = (await region.call(follower, "GET", "/v1/cluster", token="viewer")).json()
             reachable = [node["reachable"] for node in cluster["nodes"]]
@@ -133,7 +135,7 @@ async def test_calls_that_are_passed_on(tmp_path, monkeypatch):
         assert revoked.headers["www-authenticate"].startswith("Bearer")
 
         # nobody but a node vouches for others
-        vouched = access_layer._vouch(Identity(name="eve", role="admin", kind="certificate")).decode()
+        vouched = access_layer._vouch(Identity(name="eve", role=Role.ADMIN, kind="certificate")).decode()
         headers = {"X-CCS-On-Behalf": vouched, "X-CCS-Forwarded": "1"}
         for shows in (None, "ada", "eve"):
             stranger = await region.call(leader, "POST", "/v1/models", shows=shows, headers=headers, json={"name": "e"})

@@ -97,9 +97,9 @@ async def test_every_call_as_everybody(secured, certs):
 
 
 async def test_every_route_is_in_the_table_and_declares_what_it_says(secured):
-    declared = {}
+    declared: dict[str, tuple[str, frozenset[str], str]] = {}
     for route in routes_of(secured.app):
-        assert isinstance(route, APIRoute), route
+        assert isinstance(route, APIRoute) and route.methods, route
         rule = rule_of(route.endpoint)
         assert rule is not None, f"{route.path} declares no role"
         role = "everybody" if rule.role is None else rule.role.value
@@ -115,18 +115,21 @@ async def test_the_table_would_notice_each_route_that_says_something_else(secure
     """One route after the other lets in the next role up or down; the check of that route has to see it."""
     unnoticed = []
     for route in routes_of(secured.app):
-        rule = rule_of(route.endpoint)
+        assert isinstance(route, APIRoute) and route.methods, route
+        endpoint: Any = route.endpoint
+        rule = rule_of(endpoint)
+        assert rule is not None, f"{route.path} declares no role"
         call = f"{next(iter(route.methods))} {route.path}"
         if rule.role is None:
             continue
         position = LADDER.index(rule.role)
         other = LADDER[position + 1] if position == 0 else LADDER[position - 1]
-        route.endpoint.__ccs_rule__ = replace(rule, role=other)
+        endpoint.__ccs_rule__ = replace(rule, role=other)
         try:
             if not await deviations(secured, certs, [call]):
                 unnoticed.append(call)
         finally:
-            route.endpoint.__ccs_rule__ = rule
+            endpoint.__ccs_rule__ = rule
 
     assert [] == unnoticed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -124,7 +125,7 @@ async def test_an_expired_certificate(tmp_path, certs, tmp_path_factory):
     for file in ("ca.crt", "ca.key"):
         (directory / file).write_bytes((certs / file).read_bytes())
     (directory / "ca.key").chmod(0o600)
-    certificates.issue_client(directory, name="ada", now=now() - certificates.timedelta(days=30), days=1)
+    certificates.issue_client(directory, name="ada", now=now() - timedelta(days=30), days=1)
     async with tls_node(tmp_path, certs, access=ADA, http_client_ca=certs / "ca.crt") as (url, _):
         context = tls_of(certs)
         context.load_cert_chain(directory / "ada.crt", directory / "ada.key")

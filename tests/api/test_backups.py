@@ -21,7 +21,8 @@ async def test_everything_acknowledged_is_in_a_backup(served: Served):
 
     assert 200 == answer.status_code and "application/msgpack" == answer.headers["content-type"]
     assert answer.headers["cache-control"] == "no-store"
-    assert state.models["m"].generation == 1 and state.models["m"].assignment.stable == "1.0.0"
+    assignment = state.models["m"].assignment
+    assert state.models["m"].generation == 1 and assignment is not None and assignment.stable == "1.0.0"
     assert about["state"] == {"sha256": hashlib.sha256(backup["state"]).hexdigest(), "size_bytes": len(backup["state"])}
     assert (about["format"], about["epoch"], about["revision"]) == (1, state.epoch, state.revision)
     digests = {v.digest for v in state.models["m"].versions.values()}

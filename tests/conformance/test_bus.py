@@ -378,7 +378,7 @@ def test_a_password_in_a_url_is_not_shown():
 
 
 def test_missing_credentials_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="nats_credentials: cannot read .*No such file"):
+    with pytest.raises(ConfigError, match=r"nats_credentials: cannot read .*No such file"):
         NatsBus("nats://host", name="test", access=NatsAccess(credentials=tmp_path / "none.creds"))
 
 

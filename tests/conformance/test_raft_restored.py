@@ -19,7 +19,7 @@ OLD, BACKUP = [b"old-%d" % number for number in range(60)], [(1, b"kept")]
 
 
 class Restored(Growing):
-    founders = ("n1", "n2", "n3")
+    founders: tuple[str, ...] = ("n1", "n2", "n3")
 
     def restore(self, name: str) -> None:
         shutil.rmtree(self.directory / name)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import msgspec
 
 from consistency_service.adapters.raft_log import RaftLog
 from consistency_service.core import commands as c
 from consistency_service.core.commands import COMMAND_VERSION, encode_command
 from consistency_service.core.outcomes import Outcome
+from consistency_service.core.state import State
 from consistency_service.runtime.metadata import Metadata
 from consistency_service.runtime.ports import Committed
 from edge_client.protocol.models import Policy, Terms
@@ -40,6 +43,9 @@ class Mixed(Cluster):
         self.seats[name] = seat
         return seat
 
+    def state(self, name: str) -> State:
+        return cast("Metadata", self.seats[name].machine).state
+
 
 async def test_a_node_stops_at_a_command_that_it_does_not_know_and_goes_on_when_upgraded(tmp_path):
     cluster = Mixed(kind="raft", directory=tmp_path)
@@ -55,7 +61,7 @@ async def test_a_node_stops_at_a_command_that_it_does_not_know_and_goes_on_when_
         await cluster.until(lambda: bool(cluster.seats["n2"].fatal), what="n2 to stop")
 
         assert "upgrade this node" in cluster.seats["n2"].fatal[0]
-        assert cluster.seats["n2"].machine.state.region == "old"
+        assert cluster.state("n2").region == "old"
         await cluster.close("n2")
         assert isinstance(await cluster.commit(encode_command(c.CreateModel(model="m", policy=Policy()))), Committed)
 
@@ -65,7 +71,7 @@ async def test_a_node_stops_at_a_command_that_it_does_not_know_and_goes_on_when_
         await cluster.close("n2")
         cluster.releases["n2"] = Next
         await cluster.open("n2")
-        await cluster.until(lambda: "m" in cluster.seats["n2"].machine.state.models, what="n2 to catch up")
+        await cluster.until(lambda: "m" in cluster.state("n2").models, what="n2 to catch up")
         states = [seat.machine.snapshot() for seat in cluster.seats.values()]
         assert states[0] == states[1] == states[2] and not any(seat.fatal for seat in cluster.alive())
     finally:

@@ -54,7 +54,8 @@ async def test_a_visitor_logs_in_looks_changes_and_leaves(tmp_path):
         await page.get_by_label("Reason").fill("because")
         await page.locator("#confirm-do").click()
         await expect(page.locator("#strip")).to_contain_text("by operator: because")
-        assert "operator" == served.node.metadata.state.freeze.author
+        freeze = served.node.metadata.state.freeze
+        assert freeze is not None and "operator" == freeze.author
 
         # the session ends with its token, without anybody reloading
         served.table.write("")

@@ -86,7 +86,7 @@ def test_clocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_another_platform(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine.sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "platform", "darwin")
 
     assert levels(machine.look_at_machine()) == {"platform": "wrong"}
 
@@ -124,7 +124,7 @@ def test_the_data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config.data_dir.mkdir()
     config.data_dir.chmod(0o777)
     assert levels(machine.look_at_node(config))["data-dir"] == "warning"
-    monkeypatch.setattr(machine.os, "access", lambda *_: False)  # root may write anywhere
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
     assert levels(machine.look_at_node(config)) == {
         "data-dir": "wrong",
         "key-permissions": "fine",

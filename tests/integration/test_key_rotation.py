@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,9 @@ def test_the_key_of_a_region_is_rotated_under_load(tmp_path):
             nodes = region.call("GET", "/v1/cluster").json()["nodes"]
             return {n["node_id"]: (n["region_keys"]["signing"], n["region_keys"]["trusted"]) for n in nodes}
 
+        def signs_with_the_new(node: str) -> bool:
+            return bool(keys_of()[node][0] == new_id)
+
         @contextmanager
         def only_strong() -> Iterator[None]:
             """No edge has a reading meanwhile that is not strong. (In an open switch there are some, rotation or not.)"""
@@ -164,7 +168,7 @@ def test_the_key_of_a_region_is_rotated_under_load(tmp_path):
             with only_strong():
                 rotated = ccs.run(*_rotation(directory, node, new_key), cwd=tmp_path)
                 assert rotated.returncode == 0, rotated.stderr
-                eventually(lambda node=node: keys_of()[node][0] == new_id, within_s=20)
+                eventually(partial(signs_with_the_new, node), within_s=20)
             bed.swap(version)
         shown = ccs.run("keys", "region", "show", *url, cwd=tmp_path)
         assert shown.stdout.count(new_id) == 6 and shown.stdout.count(old_id) == 3

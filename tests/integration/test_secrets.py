@@ -224,7 +224,7 @@ def test_settings_of_a_node_that_are_refused_are_not_repeated(tmp_path, settings
     ],
 )
 def test_a_store_that_is_refused_or_made_does_not_repeat_its_url(artifacts):
-    words = []
+    words: list[str] = []
     try:
         words += shown(
             ObjectStore(artifacts, options={"secret_access_key": MARK} if artifacts.startswith("s3") else {})

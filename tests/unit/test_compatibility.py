@@ -17,10 +17,10 @@ from consistency_service.cli import backup_archive
 from consistency_service.core.commands import decode_command, encode_command
 from consistency_service.core.machine import MetadataMachine
 from consistency_service.core.restoring import restored
-from consistency_service.core.state import decode_state, encode_state
+from consistency_service.core.state import State, decode_state, encode_state
 from edge_client.protocol import feature_codec
 from edge_client.protocol.envelope import Verifier
-from edge_client.protocol.messages import decode_edge, decode_region, decode_snapshot, encode_edge
+from edge_client.protocol.messages import SnapshotChunk, decode_edge, decode_region, decode_snapshot, encode_edge
 from tests.support import compat
 
 VERSIONS = sorted(path for path in compat.DATA.iterdir() if path.is_dir())
@@ -75,6 +75,7 @@ def test_what_a_local_tier_kept_is_understood(version: Path) -> None:
     )
     (chunk,) = [decode_region(frame, verifier=verifier(version)) for frame in kept_frames]
 
+    assert isinstance(chunk, SnapshotChunk)
     assert at > 0 and decode_snapshot(chunk.data).models
 
 
@@ -171,8 +172,9 @@ def test_commands_that_are_not_wholly_known_are_not_applied_at_all(version: Path
 def test_a_state_with_more_in_it_is_refused_and_one_that_only_could_have_more_is_not(version: Path) -> None:
     state = fields((version / "state.msgpack").read_bytes())
 
-    for nothing in ({}, [], None, 0, "", False):
-        assert decode_state(msgspec.msgpack.encode(state | {"collection_of_the_future": nothing}))
+    nothings: tuple[Any, ...] = ({}, [], None, 0, "", False)
+    for nothing in nothings:
+        assert isinstance(decode_state(msgspec.msgpack.encode(state | {"collection_of_the_future": nothing})), State)
     with pytest.raises(ValueError, match="collection_of_the_future: upgrade this node"):
         decode_state(msgspec.msgpack.encode(state | {"collection_of_the_future": {"a": 1}}))
     with pytest.raises(ValueError, match="version 2 is not 1"):

@@ -76,13 +76,13 @@ class _Plugged(Connection):
     process: Process
     deaf = mute = False
 
-    def _publish(self, subject: str, *, payload: bytes, reply_to: str | None = None) -> None:
+    def _publish(self, subject: str, *, payload: bytes, reply_to: str | None = None, trace: str = "") -> None:
         if not self.process.alive:
             raise self.unavailable("dead")
         if self.mute:
             self.hub.counters["unheard"] += 1
             return
-        super()._publish(subject, payload=payload, reply_to=reply_to)
+        super()._publish(subject, payload=payload, reply_to=reply_to, trace=trace)
 
 
 class SimBus(_Plugged, FakeBus):

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from consistency_service.cli.backup_archive import ABOUT, STATE, SUMS, Contents, Writer, artifacts_of, verify
+from consistency_service.cli.backup_archive import ABOUT, STATE, SUMS, Writer, artifacts_of, verify
 from consistency_service.cli.errors import LocalError
 
 BYTES = b"weights" * 200_000
@@ -62,7 +62,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 def test_without_artifacts_the_backup_says_what_must_be_elsewhere(tmp_path: Path) -> None:
     contents = verify(written(tmp_path / "b", artifact=None, about=said(artifacts_included=False)))
 
-    assert isinstance(contents, Contents) and contents.missing == (DIGEST,)
+    assert contents.missing == (DIGEST,)
     with pytest.raises(LocalError, match="lacks the artifact"):
         verify(written(tmp_path / "c", artifact=None))
 

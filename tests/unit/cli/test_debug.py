@@ -45,7 +45,9 @@ def bundle(tmp_path, monkeypatch):
         shared = Shared(url=("http://one",), timeout=0.5, transport=httpx.MockTransport(answer))
         result = CliRunner().invoke(app, ["--json", "debug", "bundle", "b.tar.gz", *words], obj=shared)
         with tarfile.open("b.tar.gz") as archive:
-            parts = {m.name.removeprefix("ccs-debug/"): archive.extractfile(m).read() for m in archive.getmembers()}
+            streams = {m.name.removeprefix("ccs-debug/"): archive.extractfile(m) for m in archive.getmembers()}
+            parts = {name: stream.read() for name, stream in streams.items() if stream is not None}
+        assert streams.keys() == parts.keys(), "files only"
         return result.exit_code, parts, json.loads(parts["contents.json"])["contents"]
 
     return make

@@ -15,6 +15,7 @@ from consistency_service.cli import token
 from consistency_service.cli.client import Client
 from consistency_service.cli.credentials import Credentials, credentials_of
 from consistency_service.cli.errors import LocalError
+from consistency_service.core.access import Identity
 from consistency_service.errors import ConfigError
 
 RUNNER = CliRunner()
@@ -40,6 +41,7 @@ def test_it_is_told_once_and_kept_as_a_digest(access):
     assert hashlib.sha256(told.encode()).hexdigest() in access.read_text()
     assert 0o600 == stat.S_IMODE(access.stat().st_mode)
     found = access_file.load(access).token(access_file.digest_of(told), now_unix_s=0)
+    assert isinstance(found, Identity)
     assert ("ada", "operator", None) == (found.name, found.role.value, found.models)
 
 
@@ -52,6 +54,7 @@ def test_without_a_file_the_table_is_shown(access):
     grant = next(iter(access_file.load(access).tokens.values()))
 
     assert ("ci", "publisher", ("a-", "b-")) == (grant.name, grant.role.value, grant.models)
+    assert grant.expires_at_unix_s is not None
     assert 29 < (grant.expires_at_unix_s - datetime.now(tz=UTC).timestamp()) / 86_400 <= 30
 
 
@@ -66,7 +69,7 @@ def test_revoking_leaves_everything_else(access):
     left = access_file.load(access)
 
     assert {"ci"} == {grant.name for grant in left.tokens.values()}
-    assert ["eve"], ["i"] == (list(left.certificates), [issuer.issuer for issuer in left.issuers])
+    assert (["eve"], ["i"]) == (list(left.certificates), [issuer.issuer for issuer in left.issuers])
     assert access.read_text().startswith("# ours\n")
     assert 0o640 == stat.S_IMODE(access.stat().st_mode), "as its owner had it"
     assert 2 == run("revoke", "ada", "--access", str(access)).exit_code

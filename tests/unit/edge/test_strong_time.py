@@ -32,7 +32,8 @@ def test_since_when_the_right_version_is_not_served():
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.none() | st.integers(-50, 200), st.booleans()), max_size=50))
 def test_it_is_the_length_of_the_union_of_what_was_shown(steps):
-    time, now_ns, nanoseconds = StrongTime(now_ns=0), 0, set()
+    time, now_ns = StrongTime(now_ns=0), 0
+    nanoseconds: set[int] = set()
     shown = None
     for wait_ns, lasts_ns, is_right in steps:
         if shown is not None:

@@ -78,6 +78,7 @@ async def test_availability_is_the_share_of_time_in_which_a_read_would_have_been
         await talk(world, ms=61_000)
         assert 1.0 == value(edge, "strong_read_availability_ratio", "m")
         total, followed = value(edge, "strong_seconds_total", "m"), value(edge, "followed_seconds_total", "m")
+        assert total is not None and followed is not None
         assert 30.0 == pytest.approx(followed - total, abs=3.0)
 
 

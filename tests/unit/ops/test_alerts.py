@@ -148,7 +148,8 @@ def rule_tests(rules: Path) -> str:
         }
         for name, (changed, fired) in CASES.items()
     ]
-    return yaml.safe_dump({"rule_files": [str(rules)], "evaluation_interval": "30s", "tests": tests})
+    text: str = yaml.safe_dump({"rule_files": [str(rules)], "evaluation_interval": "30s", "tests": tests})
+    return text
 
 
 def test_prometheus_reads_the_rules():

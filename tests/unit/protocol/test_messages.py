@@ -94,6 +94,7 @@ def test_what_was_recorded_before_versions_were_signed_is_understood():
     event = decode_region(SIGNER.sign(before["event"]), verifier=VERIFIER)
     snapshot, report = decode_snapshot(before["snapshot"]), decode_edge(before["edge_report"])
 
+    assert isinstance(event, Event) and isinstance(report, EdgeReport)
     assert event.publishers_revoked == snapshot.publishers_revoked == ()
     assert "" == event.trace
     assert {""} == {view.pending.trace for view in (*event.models, *snapshot.models) if view.pending}

@@ -56,8 +56,8 @@ def test_nonsense_is_refused_and_counted() -> None:
     assert not fleet.report_received(report("No Name"), unix_ms=0, now_ns=0)
     assert not fleet.report_received(report("e", models=many), unix_ms=0, now_ns=0)
     assert not fleet.report_received(report("e", life="a" * 65), unix_ms=0, now_ns=0)
-    for names in ({"model": "m" * 200, "clock_id": "c"}, {"model": "m", "clock_id": "c" * 65}):
-        switch = Switch(generation=1, activation=1, late_ns=0, uncertainty_ns=0, **names)
+    for model, clock_id in (("m" * 200, "c"), ("m", "c" * 65)):
+        switch = Switch(model=model, generation=1, activation=1, late_ns=0, uncertainty_ns=0, clock_id=clock_id)
         assert not fleet.report_received(report("e", switches=(switch,)), unix_ms=0, now_ns=0)
     assert fleet.counters["reports_invalid"] == 5 and fleet.edges() == ()
 

@@ -18,7 +18,7 @@ def record(message: str, *args: object, **more: object) -> logging.LogRecord:
     made = logging.makeLogRecord(
         {"name": "consistency_service.app", "levelno": 20, "levelname": "INFO", "msg": message}
     )
-    made.args = args  # type: ignore[assignment]
+    made.args = args
     made.__dict__.update(more)
     return made
 
@@ -26,7 +26,8 @@ def record(message: str, *args: object, **more: object) -> logging.LogRecord:
 def line(message: str, *args: object, **more: object) -> dict:
     text = JsonFormatter().format(record(message, *args, **more))
     assert "\n" not in text
-    return json.loads(text)
+    fields: dict = json.loads(text)
+    return fields
 
 
 @pytest.fixture

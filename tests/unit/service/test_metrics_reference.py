@@ -61,11 +61,14 @@ def test_an_edge_registers_these_and_no_others():
     reader, sheet = InMemoryMetricReader(), Sheet()
     exporter = EdgeTelemetry(edge_id="e", measured=sheet, meter_provider=MeterProvider([reader]))
     data = reader.get_metrics_data()
+    assert data is not None
     (scope,) = data.resource_metrics[0].scope_metrics
 
     assert {m.name: m.unit for m in EDGE_METRICS} == {metric.name: metric.unit for metric in scope.metrics}
     assert {"ccs.edge_id": "e"} == scope.scope.attributes
-    assert all("e" not in point.attributes.values() for metric in scope.metrics for point in metric.data.data_points)
+    assert all(
+        "e" not in (point.attributes or {}).values() for metric in scope.metrics for point in metric.data.data_points
+    )
 
     exporter.close()
     left = reader.get_metrics_data()

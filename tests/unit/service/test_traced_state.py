@@ -27,7 +27,7 @@ def test_all_events_of_a_rollout_are_of_its_trace_whoever_moved_it():
 
     events = {e.detail["move"]: e.trace for e in region.state.outbox if e.revision > begin and "move" in e.detail}
     assert {"start": TRACE, "activate": STEP, "pause": TRACE, "resume": TRACE} == events
-    assert STEP == pending.trace
+    assert pending is not None and STEP == pending.trace
 
 
 def test_the_trace_survives_a_snapshot():
@@ -52,7 +52,9 @@ def test_a_plain_activation_carries_its_own_trace():
         )
     )
 
-    assert TRACE == region.state.models["m"].pending.trace == region.state.outbox[-1].trace
+    pending = region.state.models["m"].pending
+    assert pending is not None
+    assert TRACE == pending.trace == region.state.outbox[-1].trace
 
 
 @pytest.mark.parametrize("trace", ["x" * 500_000, TRACE + "0", "00-" + "0" * 32 + "-" + "1" * 16 + "-01"])
