@@ -27,21 +27,31 @@ from consistency_service.config import ServiceConfig
 from consistency_service.errors import ConfigError
 from consistency_service.runtime.node import Node
 from consistency_service.runtime.ports import MetadataLog
-from edge_client.adapters.nats_access import NatsAccess
 from edge_client.adapters.system_clock import open_clock
 from edge_client.protocol.envelope import Signer
 from edge_client.protocol.subjects import NODE_INBOXES, Subjects, token_of
 
 _log = logging.getLogger(__name__)
 SHUTDOWN_S = 5.0
+_FAREWELLS = (signal.SIGTERM, signal.SIGINT)
 
 
 async def serve(config: ServiceConfig) -> None:
-    """Run a node until SIGTERM or SIGINT, then leave in order. Raises `ServiceError` if it cannot start."""
+    """Run a node until SIGTERM or SIGINT, then leave in order; the second one ends it at once.
+
+    Nothing acknowledged is lost by that: the log is on the disk. Raises `ServiceError` if it cannot start.
+    """
     shutdown = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, shutdown.set)
+
+    def leave() -> None:
+        shutdown.set()
+        for number in _FAREWELLS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in _FAREWELLS:
+        loop.add_signal_handler(number, leave)
     await run_node(config, shutdown=shutdown)
 
 

@@ -204,7 +204,7 @@ class Edge:
 def run_blocking(edge: Edge, settings: EdgeSettings) -> None:
     """One client, the way an application uses it."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: edge.stop())
+        signal.signal(number, lambda *_: _leave(edge))
     pause_s = settings.read_interval_ms / 1_000
     with _connected(edge, settings) as client:
         loops = []
@@ -225,7 +225,7 @@ def run_blocking(edge: Edge, settings: EdgeSettings) -> None:
 async def run_many(edge: Edge, settings: EdgeSettings) -> None:
     """Many clients on one event loop."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, edge.stop)
+        asyncio.get_running_loop().add_signal_handler(number, _leave, edge)
     async with AsyncExitStack() as resources:
         clients: dict[str, AsyncEdgeClient] = {}
 
@@ -265,6 +265,13 @@ async def run_many(edge: Edge, settings: EdgeSettings) -> None:
                 pass
         edge.flush()
         edge.report(now_ns=boottime_ns())
+
+
+def _leave(edge: Edge) -> None:
+    """Close everything in order; the next signal ends the process at once."""
+    edge.stop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _connected(edge: Edge, settings: EdgeSettings) -> EdgeClient:
