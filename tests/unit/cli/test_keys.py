@@ -15,7 +15,7 @@ from consistency_service.cli.bundle_archive import opened
 from consistency_service.cli.commands import app
 from consistency_service.cli.errors import LocalError
 from consistency_service.cli.session import Shared
-from edge_client.protocol.envelope import Verifier
+from edge_client.protocol.envelope import Signer, Verifier
 from edge_client.protocol.models import Version
 from edge_client.protocol.signatures import Publishers, statement
 from tests.unit.cli.fake_region import FakeRegion
@@ -202,7 +202,7 @@ def test_the_new_key_takes_the_place_of_the_old_one(region_files):
     assert (region_files / "region.key").read_bytes() == (region_files / "region-2.key").read_bytes()
     assert (region_files / "region.key").stat().st_mode & 0o777 == 0o600
     assert (region_files / "region.key.retired").read_bytes() == old
-    frame = region_key.load_private(region_files / "region.key").sign(b"x")
+    frame = Signer(region_key.load_private(region_files / "region.key")).sign(b"x")
     assert b"x" == Verifier.from_trust((region_files / "region-2.pub").read_text()).open(frame, bytes_max=len(frame))
     assert sorted(p.name for p in region_files.iterdir() if p.name.startswith(".")) == []
 
