@@ -115,6 +115,10 @@ class NatsEventBus:
 
         await self._connection.subscribe(subject, sink=sink, pending_max=pending_max, queue=queue)
 
+    async def unsubscribe(self, subject: str) -> None:
+        """No handler of `subject` is called any more."""
+        await self._connection.unsubscribe(subject)
+
     async def stream_tail(self) -> StreamTail:
         """The end of the event stream, created if it is missing. Raises `BusUnavailableError`, after 2 s at the latest."""
         async with self._jetstream("stream_tail") as jetstream:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from consistency_service.errors import BusUnavailableError
@@ -80,32 +81,39 @@ class Answers:
         self.counters: Counter[str] = Counter()
         self._replies: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(maxsize=REPLIES_MAX)
         self._snapshot_requests: asyncio.Queue[tuple[str, SnapshotRequest]] = asyncio.Queue(maxsize=SNAPSHOTS_MAX)
+        self._subscribed: set[str] = set()
         self._clock_subject = ""
 
     async def run(self) -> None:
         """Listen and answer until cancelled."""
-        subscribe, subjects = self._bus.subscribe, self._subjects
-        await subscribe(subjects.beacon, handler=self._beacon, pending_max=PENDING_MAX)
-        await subscribe(self._inbox, handler=self._clock_reply, pending_max=PENDING_MAX)
-        await subscribe(subjects.clock, handler=self._clock_request, pending_max=PENDING_MAX)
-        await subscribe(
-            subjects.clock_of(self._authority.core.clock_id), handler=self._clock_request, pending_max=PENDING_MAX
-        )
-        await subscribe(subjects.snapshot, handler=self._snapshot_request, pending_max=PENDING_MAX, queue="nodes")
-        await subscribe(subjects.reports, handler=self._own_report, pending_max=PENDING_MAX)
+        subscribe, subjects = self._subscribe, self._subjects
+        await subscribe(subjects.beacon, handler=self._beacon)
+        await subscribe(self._inbox, handler=self._clock_reply)
+        await subscribe(subjects.clock, handler=self._clock_request)
+        await self.clock_renamed(self._authority.core.clock_id)
+        await subscribe(subjects.snapshot, handler=self._snapshot_request, queue="nodes")
+        await subscribe(subjects.reports, handler=self._own_report)
         if not self._bus_knows_edges:
             # Edges of the version before. Where the bus knows who is who, nobody could be held to the id in the report.
-            await subscribe(subjects.report, handler=self._report, pending_max=PENDING_MAX)
+            await subscribe(subjects.report, handler=self._report)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._send_replies(), name="replies")
             group.create_task(self._send_snapshots(), name="snapshots")
             group.create_task(self._sample_clocks(), name="clock-samples")
 
     async def clock_renamed(self, clock_id: str) -> None:
-        """Answer clock requests under the new id too."""
-        await self._bus.subscribe(
-            self._subjects.clock_of(clock_id), handler=self._clock_request, pending_max=PENDING_MAX
-        )
+        """Answer clock requests under this id, and under none that the clock had before."""
+        before, self._clock_subject = self._clock_subject, self._subjects.clock_of(clock_id)
+        await self._subscribe(self._clock_subject, handler=self._clock_request)
+        if before not in ("", self._clock_subject):
+            await self._bus.unsubscribe(before)
+            self._subscribed.discard(before)
+
+    async def _subscribe(self, subject: str, *, handler: Callable[[Delivery], None], queue: str = "") -> None:
+        """Once, however often this driver begins again."""
+        if subject not in self._subscribed:
+            await self._bus.subscribe(subject, handler=handler, pending_max=PENDING_MAX, queue=queue)
+            self._subscribed.add(subject)
 
     # ---- what comes in
 

@@ -243,6 +243,10 @@ class EventBus(Protocol):
         """Call `handler` on the event loop for each message; beyond `pending_max` unhandled ones the oldest go, counted."""
         ...
 
+    async def unsubscribe(self, subject: str) -> None:
+        """No handler of `subject` is called any more; that there is none is no error."""
+        ...
+
     async def stream_tail(self) -> StreamTail:
         """The end of the event stream, created if it is missing. Raises `BusUnavailableError`."""
         ...

@@ -125,6 +125,16 @@ class NatsConnection:
                 await client.attach(inflow)
                 await client.settle()
 
+    async def unsubscribe(self, subject: str) -> None:
+        """No sink of `subject` is called any more."""
+        gone = [inflow for inflow in self._inflows if inflow.subject == subject]
+        self._inflows = [inflow for inflow in self._inflows if inflow not in gone]
+        for inflow in gone:
+            inflow.close()
+        if self._client is not None:
+            with suppress(nats.errors.Error, OSError):  # a connection that fails takes its subscriptions with it
+                await self._client.detach(gone)
+
     async def publish(
         self, subject: str, *, payload: bytes, reply_to: str = "", headers: dict[str, str] | None = None
     ) -> None:
@@ -233,6 +243,12 @@ class _Client(Client):
     async def attach(self, inflow: Inflow) -> None:
         await self.subscribe(inflow.subject, queue=inflow.queue)
         self.inflows[self._sid] = inflow
+
+    async def detach(self, gone: list[Inflow]) -> None:
+        for sid in [sid for sid, inflow in self.inflows.items() if inflow in gone]:
+            del self.inflows[sid]
+            self._remove_sub(sid)
+            await self._send_unsubscribe(sid)
 
     async def settle(self) -> None:
         """The server has handled all that was sent. The library's `flush` alone would overtake what waits to be sent."""

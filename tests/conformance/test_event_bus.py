@@ -177,6 +177,20 @@ async def test_nobody_makes_a_node_publish_to_the_regions_own_subjects(region, r
     assert 1 == node.counters["reply_refused"]
 
 
+async def test_a_subject_is_heard_no_more(region):
+    edge, node = await region.edge_bus(), await region.bus()
+    gone, kept = Inbox(), Inbox()
+    await node.subscribe(SUBJECTS.clock, handler=gone, pending_max=10)
+    await node.subscribe(SUBJECTS.snapshot, handler=kept, pending_max=10)
+    await node.unsubscribe(SUBJECTS.clock)
+    await node.unsubscribe("never.heard.of")
+    for subject in (SUBJECTS.clock, SUBJECTS.snapshot):
+        await edge.publish(subject, payload=b"?")
+    await eventually(lambda: bool(kept.deliveries))
+
+    assert [] == gone.deliveries
+
+
 async def test_the_stream_is_made_when_first_asked_for_and_empty(region):
     bus, other = await region.bus(), await region.bus()
 

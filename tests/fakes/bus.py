@@ -256,6 +256,11 @@ class FakeEventBus(Connection):
 
         self._subscribe(subject, handler=deliver, pending_max=pending_max, queue=queue)
 
+    async def unsubscribe(self, subject: str) -> None:
+        for inflow in [inflow for inflow in self.inflows if inflow.subject == subject]:
+            inflow.close()
+            self.inflows.remove(inflow)
+
     async def publish(self, subject: str, *, payload: bytes, reply_to: str | None = None) -> None:
         self._publish(subject, payload=payload, reply_to=reply_to)
 
