@@ -7,6 +7,7 @@ import base64
 import hashlib
 import hmac
 import json
+from collections import Counter
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -37,6 +38,7 @@ class Receiver:
         self.url = ""
         self.app = FastAPI()
         self.app.state.closing = asyncio.Event()
+        self.app.state.counters = Counter()
         self.app.add_api_route("/hook", self.receive, methods=["POST"])
         self.app.add_api_route("/check", self.check, methods=["POST"])
         self.app.add_api_route("/away", self.away, methods=["POST"])

@@ -67,7 +67,7 @@ async def test_availability_is_the_share_of_time_in_which_a_read_would_have_been
         await strong(world, edge)
         value(edge, "strong_seconds_total", "m")  # from now on it looks once a second
         await talk(world, ms=70_000)
-        assert 1.0 == value(edge, "strong_read_availability_ratio", "m")
+        assert 1.0 == pytest.approx(value(edge, "strong_read_availability_ratio", "m"), abs=1e-9)
 
         await world.clock.advance(32_000)  # nobody speaks: the lease lasts 2 s of these 32
         assert 0.5 == pytest.approx(value(edge, "strong_read_availability_ratio", "m"), abs=0.03)
@@ -76,7 +76,7 @@ async def test_availability_is_the_share_of_time_in_which_a_read_would_have_been
         assert 0.0 == value(edge, "lease_remaining_seconds")
 
         await talk(world, ms=61_000)
-        assert 1.0 == value(edge, "strong_read_availability_ratio", "m")
+        assert 1.0 == pytest.approx(value(edge, "strong_read_availability_ratio", "m"), abs=1e-9)
         total, followed = value(edge, "strong_seconds_total", "m"), value(edge, "followed_seconds_total", "m")
         assert total is not None and followed is not None
         assert 30.0 == pytest.approx(followed - total, abs=3.0)
