@@ -129,7 +129,7 @@ class Access:
     """Who is let in at one node. Counts in `counters`; what is refused, `Guard` counts by its code."""
 
     def __init__(self, *, node: Node, authentication: Authentication | None, counters: Counter[str]) -> None:
-        self.sessions = Sessions(now_ns=node.clock.now_ns)
+        self.sessions = Sessions(now_ns=node.clock.now_ns, counters=counters)
         self._node = node
         self._authentication = authentication
         self._counters = counters
@@ -232,6 +232,8 @@ class Access:
 
     def _limit(self, key: str) -> None:
         wait_ns = self._requests.take(key, now_ns=self._node.clock.now_ns())
+        if forgotten_count := self._requests.forgotten_count + self._failures.forgotten_count:
+            self._counters["callers_forgotten"] = forgotten_count
         if wait_ns:
             raise _too_often(wait_ns)
 

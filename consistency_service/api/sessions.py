@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Final
 from urllib.parse import quote
@@ -29,8 +29,9 @@ _NS_PER_S: Final = 1_000_000_000
 class Sessions:
     """Who is logged in at this node. When there are too many, the oldest ends."""
 
-    def __init__(self, *, now_ns: Callable[[], int]) -> None:
+    def __init__(self, *, now_ns: Callable[[], int], counters: Counter[str] | None = None) -> None:
         self._now_ns = now_ns
+        self._counters: Counter[str] = Counter() if counters is None else counters
         self._tokens: OrderedDict[bytes, tuple[str, int]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -45,6 +46,7 @@ class Sessions:
         self._tokens[_digest(value)] = (token, self._now_ns() + SESSION_S * _NS_PER_S)
         while len(self._tokens) > SESSIONS_MAX:
             self._tokens.popitem(last=False)
+            self._counters["sessions_ended_early"] += 1
         return value
 
     def token(self, value: str | None) -> str | None:
