@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 
 from tests.api.served import Served
+from tests.fakes.bus import FakeEventBus
 
 
 def subjects(served: Served) -> list[str]:
+    assert isinstance(served.node.bus, FakeEventBus)
     return sorted(inflow.subject for inflow in served.node.bus.inflows)
 
 

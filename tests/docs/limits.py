@@ -39,4 +39,4 @@ def shown(name: str, value: float) -> str:
     if unit in ("ns", "ms"):
         seconds = value / {"ns": 1_000_000_000, "ms": 1_000}[unit]
         return f"{seconds:,g} s" if seconds >= 1 else f"{seconds * 1_000:g} ms"
-    return f"{value:,g} {unit}".rstrip() if isinstance(value, float) else f"{value:,} {unit}".rstrip()
+    return f"{value:,} {unit}".rstrip() if isinstance(value, int) else f"{value:,g} {unit}".rstrip()

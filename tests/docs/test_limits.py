@@ -111,7 +111,7 @@ def test_the_counters_and_problems_named_are_those_of_the_code():
         for room in ("edge_client", "consistency_service")
         for path in (ROOT / room).rglob("*.py")
     )
-    wrong = []
+    wrong: list[tuple[str, ...]] = []
     for row in ROWS:
         for word in re.findall(r"`(\w+)`", row[3]):
             code = word.removeprefix("refused_")
