@@ -106,7 +106,8 @@ class WriteBehind:
         held = rows.get(key)
         if held is not None:
             self.coalesced += 1
-            size -= ENTRY_OVERHEAD_BYTES + len(key) + (len(held[0]) if held[0] else 0)  # as `row_bytes`, without the call
+            # As `row_bytes`, without the call.
+            size -= ENTRY_OVERHEAD_BYTES + len(key) + (len(held[0]) if held[0] else 0)
         rows[key] = row
         generation.size_bytes += size
         room.size_bytes += size
