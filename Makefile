@@ -10,8 +10,9 @@ PYTEST := $(BIN)/python -m pytest
 unit integration coverage: export PYTHONHASHSEED := 0
 
 # Isolated tests share the cores; tests that start real servers run one after another, so that bounds on time hold.
-ISOLATED := $(wildcard tests/unit tests/property tests/interaction tests/conformance tests/simulation tests/api tests/fuzz tests/typing tests/meta tests/docs/test_snippets.py tests/docs/test_site.py tests/docs/test_generated.py)
-SERIAL := $(wildcard tests/integration/test_*.py tests/chaos/test_*.py tests/docs/test_pages.py)
+# Pages of the documentation take minutes and mind no neighbour: first, so that nobody waits for the last of them.
+ISOLATED := $(wildcard tests/docs tests/unit tests/property tests/interaction tests/conformance tests/simulation tests/api tests/fuzz tests/typing tests/meta)
+SERIAL := $(wildcard tests/integration/test_*.py tests/chaos/test_*.py)
 SECONDS ?= 60
 PURE := $(wildcard tests/unit tests/property tests/interaction tests/simulation)
 
