@@ -6,9 +6,10 @@ them when it collects, from a thread of its own. Spans are made after the fact, 
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from opentelemetry import metrics, trace
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
@@ -36,20 +37,13 @@ class OpenTelemetry:
     ) -> None:
         # The scope names the edge, so that several of one process do not mix; it is no label.
         attributes = {"ccs.edge_id": edge_id}
-        meter = self._meter = metrics.get_meter(SCOPE, "", meter_provider, attributes=attributes)
         self._tracer = trace.get_tracer(SCOPE, "", tracer_provider, attributes=attributes)
         self._attributes = attributes
-        # The provider outlives us, and so do its callbacks: they must not keep a closed client alive.
-        self._measured: weakref.ref[Measured] | None = weakref.ref(measured)
-        for metric in EDGE_METRICS:
-            create = meter.create_observable_counter
-            if metric.kind is Kind.GAUGE:
-                create = meter.create_observable_gauge  # type: ignore[assignment]
-            create(metric.name, [self._callback(metric.name, metric.labels)], metric.unit, metric.meaning)
+        self._seat = _Seat.taken(meter_provider, edge_id=edge_id, measured=measured)
 
     def close(self) -> None:
         """Nothing is told any more."""
-        self._measured = None
+        self._seat.measured = None
 
     def span(
         self, name: str, *, parent: TraceParent, begin_unix_ns: int, end_unix_ns: int, attributes: Mapping[str, Any]
@@ -70,9 +64,40 @@ class OpenTelemetry:
         )
         span.end(end_time=end_unix_ns)
 
+
+class _Seat:
+    """The instruments of one edge id at one provider. Providers never forget an instrument, so those whose client was closed
+    are given to the next client of that id: an app that connects again and again would otherwise grow by each of them.
+    """
+
+    _known: ClassVar[dict[tuple[MeterProvider | None, str], list[_Seat]]] = {}
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, provider: MeterProvider | None, *, edge_id: str) -> None:
+        self.measured: weakref.ref[Measured] | None = None
+        """Not held: what outlives a client must not keep it alive."""
+        meter = metrics.get_meter(SCOPE, "", provider, attributes={"ccs.edge_id": edge_id})
+        for metric in EDGE_METRICS:
+            create = meter.create_observable_counter
+            if metric.kind is Kind.GAUGE:
+                create = meter.create_observable_gauge  # type: ignore[assignment]
+            create(metric.name, [self._callback(metric.name, metric.labels)], metric.unit, metric.meaning)
+
+    @classmethod
+    def taken(cls, provider: MeterProvider | None, *, edge_id: str, measured: Measured) -> _Seat:
+        """One that nobody else has."""
+        with cls._lock:
+            seats = cls._known.setdefault((provider, edge_id), [])
+            free = next((seat for seat in seats if seat.measured is None or seat.measured() is None), None)
+            if free is None:
+                free = cls(provider, edge_id=edge_id)
+                seats.append(free)
+            free.measured = weakref.ref(measured)
+            return free
+
     def _callback(self, name: str, labels: tuple[str, ...]) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observed(_options: CallbackOptions) -> Iterable[Observation]:
-            measured = self._measured and self._measured()
+            measured = self.measured and self.measured()
             sheet: Sheet = measured.sheet() if measured else {}
             return [Observation(value, dict(zip(labels, values, strict=True))) for values, value in sheet.get(name, ())]
 
