@@ -13,9 +13,6 @@ from typing import IO, Annotated, Any, Final
 import msgspec
 import typer
 
-from consistency_service.adapters import raft_log
-from consistency_service.adapters.object_store import ObjectStore
-from consistency_service.app import raft_config
 from consistency_service.cli import backup_archive as archive
 from consistency_service.cli.client import Client
 from consistency_service.cli.errors import LocalError, RefusedError
@@ -25,6 +22,7 @@ from consistency_service.config import ServiceConfig, load_config
 from consistency_service.core import restoring
 from consistency_service.core.state import State, decode_state, encode_state
 from consistency_service.errors import ArtifactMissingError
+from consistency_service.runtime.ports import ArtifactStore
 
 LOOKS_MAX: Final = 10
 """How often the region is asked anew because an artifact was deleted meanwhile."""
@@ -125,6 +123,9 @@ def restore(
     made = _restored(contents, epoch_min=epoch_min)
     stored, absent = asyncio.run(_store_artifacts(settings, file, contents))
     settings.data_dir.mkdir(parents=True, exist_ok=True)
+    from consistency_service.adapters import raft_log
+    from consistency_service.app import raft_config
+
     raft_log.found(raft_config(settings), state=encode_state(made.state), lineage=made.state.epoch)
     answer = {
         "position": f"{made.state.epoch}-{made.state.revision}",
@@ -270,6 +271,8 @@ async def _store_artifacts(
     settings: ServiceConfig, file: Path, contents: archive.Contents
 ) -> tuple[int, tuple[str, ...]]:
     """Every artifact of the backup is in the object store; how many were put there, and which referenced ones are not."""
+    from consistency_service.adapters.object_store import ObjectStore
+
     store = ObjectStore(settings.artifacts_url)
     stored = 0
     try:
@@ -282,7 +285,7 @@ async def _store_artifacts(
         await store.close()
 
 
-async def _size(store: ObjectStore, digest: str) -> int | None:
+async def _size(store: ArtifactStore, digest: str) -> int | None:
     try:
         return await store.size(digest)
     except ArtifactMissingError:

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -168,9 +169,13 @@ def missing(metrics: tuple[Metric, ...], url: str) -> set[str]:
     }
 
 
-def _tells_all(metrics: tuple[Metric, ...], url: str) -> None:
+def _tells_all(metrics: tuple[Metric, ...], url: str, *, traffic: Callable[[], object] = lambda: None) -> None:
+    def told() -> bool:
+        traffic()
+        return missing(metrics, url) == set()
+
     try:
-        eventually(lambda: missing(metrics, url) == set(), within_s=20)
+        eventually(told, within_s=20)
     except AssertionError:
         raise AssertionError(f"{url} lacks {missing(metrics, url)}") from None
 
@@ -210,9 +215,8 @@ def test_every_documented_metric_is_told_by_a_node_and_by_an_edge_with_traffic(t
             at = f"http://127.0.0.1:{edge.metrics_port}/metrics"
             scraped(at)  # from now on it looks once a second
 
-            edge.features.get("a:1")
             _tells_all(NODE_METRICS, f"{url}/metrics")
-            _tells_all(EDGE_METRICS, at)
+            _tells_all(EDGE_METRICS, at, traffic=lambda: edge.features.get("a:1"))
             node_samples, _, node_text = scraped(f"{url}/metrics")
             edge_samples, _, edge_text = scraped(at)
 
