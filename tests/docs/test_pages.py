@@ -15,6 +15,7 @@ from tests.docs.pages import PAGES, ROOT, Snippet, commands, contains, matches, 
 from tests.docs.terminals import Terminal
 
 COMMAND_S = 90
+LEAVE_S = 5
 DONE = ("run", "file", "shows", "interrupt")
 RUN = [page for page in PAGES if any(snippet.verb in DONE for snippet in snippets(page))]
 
@@ -155,6 +156,10 @@ def do(page: Path, place: Path) -> None:
     finally:
         reader.leave()
         left = processes_of(place)
+        patience_s = time.monotonic() + LEAVE_S
+        while left and time.monotonic() < patience_s:  # whoever was just told to leave takes a moment
+            time.sleep(0.1)
+            left = processes_of(place)
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
+import threading
 import time
 
 import pytest
@@ -96,8 +97,12 @@ def test_a_callers_trace_goes_on_and_anything_else_begins_a_new_one(sent):
 
 
 def test_a_receiver_that_never_answers_keeps_nobody(monkeypatch):
+    here = set(threading.enumerate())
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{mute.getsockname()[1]}"}
+        environ = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{mute.getsockname()[1]}",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "2",
+        }
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
         one = OpenTelemetry(node_id="n1", region="r", version="1", environ=environ)
@@ -112,6 +117,10 @@ def test_a_receiver_that_never_answers_keeps_nobody(monkeypatch):
         one.close()
 
         assert time.monotonic() - began_s < adapter.FAREWELL_S + 1
+    for thread in set(threading.enumerate()) - here:
+        thread.join(40)  # it goes on by itself, and must not draw random numbers into the tests that follow
+
+        assert not thread.is_alive()
 
 
 def test_silence_hands_on_the_trace_it_was_given():
