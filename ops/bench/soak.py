@@ -34,6 +34,8 @@ from ops.bench.figures import median
 MODEL: Final = "m"
 EDGES: Final = 3
 LOOKS: Final = 200
+GUEST_PAUSE_S: Final = 3
+"""Each life of an edge leaves a marker a shard in the store, for a day."""
 GROWTH_MAX: Final = 0.08
 GROWTH_FREE: Final = {"bytes": 12 << 20, "files": 4, "sockets": 4, "threads": 4, "tasks": 6}
 """What may come on top of `GROWTH_MAX`: allocators round, pools breathe."""
@@ -199,7 +201,7 @@ async def _edges(bed: Testbed, config: TestbedConfig, done: dict[str, int]) -> N
             for n in range(200):
                 await edge.features.get(f"track:{number % 7}-{n}")
         done["guests"] += 1
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(GUEST_PAUSE_S)
 
 
 def _link(entry: Path) -> str:
