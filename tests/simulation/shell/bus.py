@@ -111,6 +111,7 @@ class SimEventBus(_Plugged, FakeEventBus):
         sequence = await super().append(
             payload=payload, message_id=message_id, expected_sequence=expected_sequence, trace=trace
         )
+        self.hub.counters["stored"] += 1
         await self._way()
         if self.hub.rng.random() < self.hub.lost_answer_chance:
             raise BusUnavailableError("no answer")

@@ -6,6 +6,7 @@ budgets are for `python -m tests.simulation.shell soak` and `mutants`.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from tests.simulation.shell.mutants import MUTANTS
 
 ROOT = Path(__file__).resolve().parents[3]
 SEEDS_EACH = 4
+EVENTS_MIN = 40
+"""Of so many seeds; without a single one the other checks would still be content."""
 
 
 def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -35,6 +38,8 @@ def test_seeds_without_a_violation(first):
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "checked_linearizable 4" in done.stdout
+    stored = re.search(r"events_stored (\d+)", done.stdout)
+    assert stored and int(stored[1]) >= EVENTS_MIN, "what is checked must have happened"
 
 
 def test_a_seed_gives_the_same_trace_in_every_process():

@@ -321,7 +321,7 @@ def _result(world: World) -> Result:
         virtual_ns=loop.now_ns,
         healed_ns=healed_ns,
         step_count=loop.step_count,
-        seen=dict(world.judge.seen + world.ledger.counts),
+        seen=dict(world.judge.seen + world.ledger.counts) | {"events_stored": world.hub.counters["stored"]},
         digest=f"{loop.digest & (1 << 64) - 1:016x}",
         trace=world.trace,
     )
