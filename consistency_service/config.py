@@ -6,6 +6,7 @@ import os
 import re
 import tomllib
 from dataclasses import MISSING, dataclass, field, fields
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +16,15 @@ from edge_client.protocol.models import NAME_PATTERN, Terms
 from edge_client.protocol.subjects import REGION_PATTERN
 
 _ENV_PREFIX = "CCS_"
+
+
+def is_loopback(address: str) -> bool:
+    """Whether `host:port` can be reached from this machine only."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,6 @@ import logging
 import os
 import secrets
 import stat
-import tempfile
 import tomllib
 from collections import Counter
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from consistency_service.adapters.private_files import write_over
 from consistency_service.adapters.rest_tls import stamps_of
 from consistency_service.core.access import AccessList, access_of
 from consistency_service.errors import ConfigError
@@ -174,17 +174,7 @@ def _replace(path: Path, text: str) -> None:
     try:
         access_of(_parsed(text))
         mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".access-")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                os.fchmod(file.fileno(), mode)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_over(path, text.encode(), mode=mode)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     except OSError as error:

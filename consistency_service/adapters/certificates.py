@@ -8,10 +8,7 @@ another directory and move the new files over the old, which a running node noti
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
-import stat
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,6 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from consistency_service.adapters.private_files import read_private, write_new
 from consistency_service.errors import ConfigError
 
 AUTHORITY_DAYS: Final = 3_650
@@ -159,27 +157,12 @@ def load_certificate(path: Path) -> x509.Certificate:
         raise ConfigError(f"{path} holds no certificate in PEM") from error
 
 
-def require_private(path: Path) -> None:
-    """Only its owner can read `path`. Raises `ConfigError`."""
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-    except OSError as error:
-        raise ConfigError(f"cannot read the key {path}: {error.strerror}") from error
-    if mode & 0o077:
-        raise ConfigError(f"{path} is open to group or others (mode {mode:04o}); run: chmod 600 {path}")
-
-
 def _load_authority(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     files = authority_files(directory)
     certificate = load_certificate(files.certificate)
+    pem = read_private(files.key, bytes_max=KEY_FILE_BYTES_MAX)
     try:
-        with files.key.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & 0o077:
-                raise ConfigError(f"{files.key} is open to others (mode {mode:04o}); run: chmod 600 {files.key}")
-            key = serialization.load_pem_private_key(file.read(KEY_FILE_BYTES_MAX), password=None)
-    except OSError as error:
-        raise ConfigError(f"cannot read {files.key}: {error.strerror or error}") from error
+        key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ConfigError(f"{files.key} holds no readable private key in PEM") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
@@ -240,9 +223,9 @@ def _write_pair(files: KeyPair, *, key: ec.EllipticCurvePrivateKey, certificate:
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     try:
         files.key.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _write_new(files.key, pem, mode=0o600)
+        write_new(files.key, pem)
         try:
-            _write_new(files.certificate, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
+            write_new(files.certificate, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
         except BaseException:
             files.key.unlink()
             raise
@@ -250,17 +233,3 @@ def _write_pair(files: KeyPair, *, key: ec.EllipticCurvePrivateKey, certificate:
         raise ConfigError(f"{error.filename2} exists already; nothing is overwritten") from error
     except OSError as error:
         raise ConfigError(f"cannot write {files.certificate}: {error.strerror or error}") from error
-
-
-def _write_new(path: Path, content: bytes, *, mode: int) -> None:
-    """`path` is whole and durable, or not there; an existing file is left alone. Raises `OSError`."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".certificate-")  # mode 0600 from the start
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            os.fchmod(file.fileno(), mode)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -22,16 +21,6 @@ from edge_client.adapters.nats_access import NatsAccess
 from edge_client.protocol.subjects import Subjects
 
 CONNECT_S: Final = 2.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BusFiles:
-    """By which the bus's servers are known, and we to them; as in a node's or an edge's settings."""
-
-    ca: str | Path | None = None
-    certificate: str | Path | None = None
-    key: str | Path | None = None
-    credentials: str | Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,17 +56,16 @@ def shown(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
-def look_at_bus(url: str, *, files: BusFiles, region: str, stream: bool) -> BusSeen:
+def look_at_bus(url: str, *, access: NatsAccess, region: str, stream: bool) -> BusSeen:
     """What one server says; with `stream`, of the region's stream too. Raises nothing."""
-    return asyncio.run(_look_at_bus(url, files=files, region=region, stream=stream))
+    return asyncio.run(_look_at_bus(url, access=access, region=region, stream=stream))
 
 
-async def _look_at_bus(url: str, *, files: BusFiles, region: str, stream: bool) -> BusSeen:
+async def _look_at_bus(url: str, *, access: NatsAccess, region: str, stream: bool) -> BusSeen:
     options: dict[str, Any] = {"allow_reconnect": False, "connect_timeout": CONNECT_S, "error_cb": _ignore}
-    if files.credentials is not None:
-        options["user_credentials"] = str(files.credentials)
+    if access.credentials is not None:
+        options["user_credentials"] = str(access.credentials)
     try:
-        access = NatsAccess(ca=files.ca, certificate=files.certificate, key=files.key, credentials=files.credentials)
         if (context := access.context()) is not None:
             options["tls"] = context
         async with asyncio.timeout(2 * CONNECT_S):

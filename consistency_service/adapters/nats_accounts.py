@@ -19,8 +19,6 @@ import json
 import os
 import re
 import secrets
-import stat
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +28,7 @@ from typing import Any, Final
 
 import nkeys
 
+from consistency_service.adapters.private_files import read_private, write_new, write_over
 from consistency_service.core.bus_access import (
     EDGE_PAYLOAD_BYTES_MAX,
     EDGE_SUBSCRIPTIONS_MAX,
@@ -219,7 +218,10 @@ class _Mint:
             "}",
         ]
         path = self.directory / SERVER_FILE
-        _write_over(path, ("\n".join(lines) + "\n").encode(), mode=0o644)
+        try:
+            write_over(path, ("\n".join(lines) + "\n").encode(), mode=0o644)
+        except OSError as error:
+            raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
         return path
 
     def _account(self, unlimited: Mapping[str, Any]) -> dict[str, Any]:
@@ -309,7 +311,7 @@ def _seconds(instant: datetime) -> int:
 
 
 def _key(path: Path, *, prefix: int) -> nkeys.KeyPair:
-    seed = _read_guarded(path).strip()
+    seed = read_private(path, bytes_max=FILE_BYTES_MAX).strip()
     try:
         if _SEED.fullmatch(seed) and nkeys.decode_seed(bytearray(seed))[0] == prefix:
             return nkeys.from_seed(bytearray(seed))
@@ -321,7 +323,7 @@ def _key(path: Path, *, prefix: int) -> nkeys.KeyPair:
 def _ledger(directory: Path) -> list[dict[str, Any]]:
     path = directory / LEDGER_FILE
     try:
-        lines = [json.loads(line) for line in _read_guarded(path).splitlines()]
+        lines = [json.loads(line) for line in read_private(path, bytes_max=FILE_BYTES_MAX).splitlines()]
     except ValueError:
         raise ConfigError(f"{path} is damaged: a line is no JSON") from None
     if not all(isinstance(line, dict) for line in lines):
@@ -350,44 +352,12 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
 
 
-def _read_guarded(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & 0o077:
-                raise ConfigError(f"{path} is open to group or others (mode {mode:04o}); run: chmod 600 {path}")
-            return file.read(FILE_BYTES_MAX)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
-
-
 def _write_new(path: Path, content: bytes) -> None:
-    """`path` is whole, durable and ours alone, or not there; an existing file is left alone. Raises `ConfigError`."""
+    """Raises `ConfigError`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = _temporary(path, content, mode=0o600)
-        try:
-            os.link(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_new(path, content)
     except FileExistsError:
         raise ConfigError(f"{path} exists already; nothing is overwritten") from None
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _write_over(path: Path, content: bytes, *, mode: int) -> None:
-    try:
-        _temporary(path, content, mode=mode).replace(path)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _temporary(path: Path, content: bytes, *, mode: int) -> Path:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".nats-")  # mode 0600 from the start
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        os.fchmod(file.fileno(), mode)
-        file.flush()
-        os.fsync(file.fileno())
-    return Path(name)

@@ -17,6 +17,7 @@ import nats.js.errors
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig, StreamInfo
 
+from consistency_service.config import ServiceConfig
 from consistency_service.errors import BusUnavailableError, ConfigError, StreamFencedError
 from consistency_service.runtime.ports import Delivery, StreamTail
 from edge_client.adapters.nats_access import NatsAccess
@@ -26,7 +27,7 @@ from edge_client.errors import ConfigError as ConnectionConfigError
 from edge_client.protocol.subjects import NODE_INBOXES, Subjects
 from edge_client.protocol.traces import HEADER as TRACE_HEADER
 
-__all__ = ["NatsAccess", "NatsEventBus"]
+__all__ = ["NatsAccess", "NatsEventBus", "access_of"]
 
 STREAM_TIMEOUT_S: Final = 2.0
 DUPLICATE_WINDOW_S: Final = 120
@@ -37,6 +38,16 @@ _WRONG_LAST_SEQUENCE: Final = (10071, 10164)
 
 _INBOX: Final = re.compile(r"_INBOX(\.[A-Za-z0-9_-]{1,64}){1,4}")
 """Where replies may go. Anywhere else, an edge could have us publish to the region's own subjects in its place."""
+
+
+def access_of(config: ServiceConfig) -> NatsAccess:
+    """The files by which a node knows the bus's servers, and they it."""
+    return NatsAccess(
+        ca=config.nats_ca,
+        certificate=config.nats_certificate,
+        key=config.nats_key,
+        credentials=config.nats_credentials,
+    )
 
 
 class NatsEventBus:

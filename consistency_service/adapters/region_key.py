@@ -7,9 +7,6 @@ read from a file that other users of the machine could have read before us. The 
 
 from __future__ import annotations
 
-import os
-import stat
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -18,6 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from consistency_service.adapters.private_files import read_private, write_new, write_over
 from consistency_service.errors import ConfigError
 from edge_client.protocol.envelope import Signer, trust_line
 
@@ -72,7 +70,7 @@ def generate(path_private: Path, path_public: Path, *, line: PublicLine = trust_
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     try:
         path_private.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _write_new(path_private, pem)
+        write_new(path_private, pem)
         write_public(key, path_public, line=line)
     except FileExistsError as error:
         raise ConfigError(f"{path_private} exists already; a private key is never overwritten") from error
@@ -83,7 +81,7 @@ def generate(path_private: Path, path_public: Path, *, line: PublicLine = trust_
 
 def load_private(path: Path) -> Ed25519PrivateKey:
     """The key in `path`. Raises `ConfigError` if it is missing, no Ed25519 key, or open to group or others."""
-    pem = _read_guarded(path)
+    pem = read_private(path, bytes_max=KEY_FILE_BYTES_MAX, what="the private key ")
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -96,37 +94,4 @@ def load_private(path: Path) -> Ed25519PrivateKey:
 def write_public(key: Ed25519PrivateKey, path: Path, *, line: PublicLine = trust_line) -> None:
     """`path` holds the public line of `key`, whatever it held before. Raises `OSError`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".region-key-")
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(line(key.public_key()) + "\n")
-            os.fchmod(file.fileno(), 0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    """Make `path` whole or not at all, mode 0600; never over an existing file."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".region-key-")  # mode 0600 from the start
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _read_guarded(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if stat.S_IMODE(status.st_mode) & 0o077:
-                mode = stat.S_IMODE(status.st_mode)
-                raise ConfigError(f"{path} is open to group or others (mode {mode:04o}); run: chmod 600 {path}")
-            return file.read(KEY_FILE_BYTES_MAX)
-    except OSError as error:
-        raise ConfigError(f"cannot read the private key {path}: {error.strerror or error}") from error
+    write_over(path, f"{line(key.public_key())}\n".encode("ascii"), mode=0o644)

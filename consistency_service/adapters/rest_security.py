@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import ssl
 from collections import Counter
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from consistency_service.adapters.rest_authentication import RestAuthentication
 from consistency_service.adapters.rest_tls import client_context, server_context
-from consistency_service.config import ServiceConfig
+from consistency_service.config import ServiceConfig, is_loopback
 from consistency_service.errors import ConfigError
 
 
 def require_guarded(config: ServiceConfig) -> None:
     """Raises `ConfigError`, in one sentence, for settings under which strangers could do everything, or nodes nothing."""
     guarded = config.http_certificate is not None and config.access is not None
-    if not guarded and not config.insecure and not _is_loopback(config.http):
+    if not guarded and not config.insecure and not is_loopback(config.http):
         raise ConfigError(
             f"http = {config.http!r} is reached by other machines: set http_certificate, http_key and access, "
             "or say insecure = true (--insecure) and whoever reaches it may do everything"
@@ -63,11 +62,3 @@ def authentication(config: ServiceConfig, *, counters: Counter[str]) -> RestAuth
         client_ca=config.http_client_ca,
         counters=counters,
     )
-
-
-def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 
-from consistency_service.adapters.certificates import require_private
+from consistency_service.adapters.private_files import no_password, require_private
 from consistency_service.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -253,13 +253,9 @@ def _load_authorities(context: ssl.SSLContext, path: Path) -> None:
 def _load_chain(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
     require_private(key)
     try:
-        context.load_cert_chain(certificate, key, password=_no_password)
+        context.load_cert_chain(certificate, key, password=no_password)
     except (ssl.SSLError, OSError, ValueError) as error:
         raise ConfigError(f"cannot use {certificate} with {key}: {_reason(error)}") from error
-
-
-def _no_password() -> str:
-    raise ValueError("the key is encrypted; a node starts without anybody at the keyboard")
 
 
 def _reason(error: Exception) -> str:

@@ -85,6 +85,11 @@ class Caller:
     """Whether they would still be let in; None: always."""
 
     @property
+    def name(self) -> str:
+        """By which they are written down."""
+        return self.identity.name if self.identity else "anonymous"
+
+    @property
     def limited(self) -> bool:
         """To some models."""
         return self.identity is not None and self.identity.models is not None

@@ -104,8 +104,7 @@ async def upload_artifact(
         raise too_large from None
     finally:
         places.release()
-    identity = caller_now().identity
-    author = identity.name if identity else "anonymous"
+    author = caller_now().name
     _log.info("change command=UploadArtifact subject=%s size_bytes=%d author=%r", found, size_bytes, author)
     response.headers["Location"] = f"/v1/artifacts/{found}"
     response.headers["ETag"] = f'"{found}"'

@@ -98,8 +98,7 @@ async def transfer(body: HeirAsked, node: NodeDep) -> HeirShown:
 
 def _told(command: str, subject: str) -> None:
     """Members are the log's own business and not in the state: this line is their audit."""
-    identity = caller_now().identity
-    _log.warning("change command=%s subject=%s author=%r", command, subject, identity.name if identity else "anonymous")
+    _log.warning("change command=%s subject=%s author=%r", command, subject, caller_now().name)
 
 
 def _shown(node: Node) -> MembersShown:

@@ -242,7 +242,7 @@ def _compare(lines: bytes, sums: dict[str, str], *, path: Path) -> None:
 def _about(data: bytes, *, path: Path) -> About:
     try:
         about = msgspec.json.decode(data, type=About)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # what is no UTF-8 is a `ValueError` alone
         raise LocalError(f"{path} is no backup of this release: {ABOUT}: {error}") from None
     if about.format != FORMAT:
         raise LocalError(

@@ -22,6 +22,17 @@ app = typer.Typer(
 DirectoryOption = Annotated[
     Path, typer.Option("--directory", "-d", metavar="DIR", help="Where the authority lives.", file_okay=False)
 ]
+DaysOption = Annotated[int, typer.Option("--days", metavar="N", min=1, help="How long it is believed.")]
+IntoOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--into",
+        metavar="DIR",
+        help="Where to put it. [dim]Default: beside the authority[/dim]",
+        file_okay=False,
+        show_default=False,
+    ),
+]
 
 
 @command(app, "init", remote=False, examples=("ccs certs init --region harbour",))
@@ -31,9 +42,7 @@ def init(
         str,
         typer.Option("--region", metavar="NAME", help="As in the nodes' settings; other regions' nodes are refused."),
     ] = "default",
-    days: Annotated[
-        int, typer.Option("--days", metavar="N", min=1, help="How long it is believed.")
-    ] = certificates.AUTHORITY_DAYS,
+    days: DaysOption = certificates.AUTHORITY_DAYS,
     directory: DirectoryOption = DIRECTORY,
 ) -> None:
     """Make the authority of a region. Nothing is overwritten.
@@ -62,20 +71,9 @@ def issue(
             show_default=False,
         ),
     ] = None,
-    days: Annotated[
-        int, typer.Option("--days", metavar="N", min=1, help="How long it is believed.")
-    ] = certificates.NODE_DAYS,
+    days: DaysOption = certificates.NODE_DAYS,
     directory: DirectoryOption = DIRECTORY,
-    into: Annotated[
-        Path | None,
-        typer.Option(
-            "--into",
-            metavar="DIR",
-            help="Where to put it. [dim]Default: beside the authority[/dim]",
-            file_okay=False,
-            show_default=False,
-        ),
-    ] = None,
+    into: IntoOption = None,
 ) -> None:
     """Make the key and certificate of one node. Nothing is overwritten.
 
@@ -93,20 +91,9 @@ def client(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="As in a [[certificate]] of `access`.", show_default=False)
     ],
-    days: Annotated[
-        int, typer.Option("--days", metavar="N", min=1, help="How long it is believed.")
-    ] = certificates.NODE_DAYS,
+    days: DaysOption = certificates.NODE_DAYS,
     directory: DirectoryOption = DIRECTORY,
-    into: Annotated[
-        Path | None,
-        typer.Option(
-            "--into",
-            metavar="DIR",
-            help="Where to put it. [dim]Default: beside the authority[/dim]",
-            file_okay=False,
-            show_default=False,
-        ),
-    ] = None,
+    into: IntoOption = None,
 ) -> None:
     """Make the key and certificate of a person or a program, which nodes know by `http_client_ca`. Nothing is overwritten.
 

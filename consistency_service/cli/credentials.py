@@ -14,7 +14,7 @@ from typing import Annotated, Final
 
 import typer
 
-from consistency_service.adapters.certificates import require_private
+from consistency_service.adapters.private_files import require_private
 from consistency_service.adapters.rest_tls import client_context
 from consistency_service.cli.errors import LocalError
 

@@ -15,6 +15,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
@@ -188,13 +189,7 @@ def _events(client: Client) -> bytes:
 
 def _of_node(session: Session, url: str, path: str) -> bytes:
     """What this node says of itself, and nobody else in its place."""
-    with Client(
-        (url,),
-        author=session.author,
-        timeout_s=NODE_TIMEOUT_S,
-        credentials=session.credentials,
-        transport=session.shared.transport,
-    ) as client:
+    with Session(replace(session.shared, url=(url,), timeout=NODE_TIMEOUT_S)).client() as client:
         return client.data(path)
 
 

@@ -13,8 +13,6 @@ from typing import Annotated, Any, Final
 import typer
 from rich.text import Text
 
-from consistency_service.adapters.link_probes import BusFiles
-from consistency_service.cli import doctor_links as links
 from consistency_service.cli import doctor_machine as machine
 from consistency_service.cli import doctor_region as region
 from consistency_service.cli.client import Client
@@ -85,20 +83,21 @@ def look(session: Session, *, config: Path | None, edge: Path | None) -> Iterato
 
 
 def _look_at_node(settings: ServiceConfig) -> Iterator[Finding]:
+    # Not before it is needed: the bus's and Redis' libraries are a fifth of what any command takes to start.
+    from consistency_service.adapters.nats_bus import access_of
+    from consistency_service.cli import doctor_links as links
+
     yield from machine.look_at_node(settings)
     yield from links.look_at_ports(settings)
-    files = BusFiles(
-        ca=settings.nats_ca,
-        certificate=settings.nats_certificate,
-        key=settings.nats_key,
-        credentials=settings.nats_credentials,
-    )
     replicas = settings.stream_replicas
-    yield from links.look_at_bus(settings.nats, files=files, region=settings.region, replicas=replicas)
+    yield from links.look_at_bus(settings.nats, access=access_of(settings), region=settings.region, replicas=replicas)
     yield from links.look_at_artifacts(settings)
 
 
 def _look_at_edge(path: Path) -> Iterator[Finding]:
+    from consistency_service.adapters.nats_bus import NatsAccess
+    from consistency_service.cli import doctor_links as links
+
     try:
         table = _table(path)
         servers = tuple(table.get("servers") or table.get("nats") or ())
@@ -112,8 +111,8 @@ def _look_at_edge(path: Path) -> Iterator[Finding]:
     yield fine("settings", str(path))
     yield links.look_at_trust(text)
     names = {"ca": "nats_ca", "certificate": "nats_certificate", "key": "nats_key", "credentials": "nats_credentials"}
-    files = BusFiles(**{name: table.get(setting) for name, setting in names.items()})
-    yield from links.look_at_bus(servers, files=files, region=region_name, replicas=None)
+    access = NatsAccess(**{name: table.get(setting) for name, setting in names.items()})
+    yield from links.look_at_bus(servers, access=access, region=region_name, replicas=None)
     for what, ca in (("local", "local_ca"), ("feature_store", "feature_store_ca")):
         if table.get(what):
             yield from links.look_at_redis(str(table[what]), what=what, ca=table.get(ca))

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from consistency_service.adapters import link_probes
-from consistency_service.adapters.link_probes import BusFiles, StreamSeen
+from consistency_service.adapters.link_probes import StreamSeen
+from consistency_service.adapters.nats_bus import NatsAccess
 from consistency_service.adapters.object_store import ObjectStore
 from consistency_service.cli.doctor_findings import Finding, fine, warning, wrong
 from consistency_service.cli.doctor_machine import port_is_free
@@ -78,10 +79,12 @@ def _reached(address: str) -> bool:
         return False
 
 
-def look_at_bus(servers: tuple[str, ...], *, files: BusFiles, region: str, replicas: int | None) -> Iterator[Finding]:
+def look_at_bus(
+    servers: tuple[str, ...], *, access: NatsAccess, region: str, replicas: int | None
+) -> Iterator[Finding]:
     """Each server; and, for a node, whose settings say how many `replicas`, the stream."""
     for url in servers:
-        seen = link_probes.look_at_bus(url, files=files, region=region, stream=replicas is not None)
+        seen = link_probes.look_at_bus(url, access=access, region=region, stream=replicas is not None)
         where = link_probes.shown(url)
         if seen.fault is not None:
             yield wrong("bus-unreachable", f"{where}: {seen.fault}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from consistency_service.cli.cluster import LAG_MAX
 from consistency_service.cli.doctor_findings import Finding, fine, warning, wrong
 from consistency_service.config import ServiceConfig
 
-LAG_MAX: Final = 500
 ROUND_TRIP_SLOW_MS: Final = 50.0
 NAMED_MAX: Final = 5
 

@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 
 from consistency_service.adapters import region_key
+from consistency_service.adapters.private_files import write_over
 from consistency_service.cli.arguments import LimitOption, ModelArgument, VersionArgument, note_truncated
 from consistency_service.cli.errors import LocalError
 from consistency_service.cli.models import MetadataOption, metadata_of
@@ -72,16 +73,9 @@ def publisher(
         if not prefix.isascii() or not prefix.isprintable() or " " in prefix:
             raise LocalError(f"--models takes beginnings of model names, not {prefix!r}")
     private, public = directory / f"{name}.key", directory / f"{name}.pub"
-    key = region_key.generate(private, public, line=partial(publisher_line, prefixes=prefixes))
-    line = publisher_line(key.public_key(), prefixes=prefixes)
-    if session.json:
-        session.screen.document(
-            {"key_id": line.split()[2], "private": str(private), "public": str(public), "line": line}
-        )
-    else:
-        session.screen.fields(
-            [("private", f"{private}, for nobody but the publisher"), ("public", str(public)), ("line", line)]
-        )
+    told = partial(publisher_line, prefixes=prefixes)
+    line = told(region_key.generate(private, public, line=told).public_key())
+    _show_pair(session, private=private, public=public, line=line, whose="nobody but the publisher")
 
 
 @command(
@@ -173,12 +167,7 @@ def new(
     """
     private, public = directory / f"{name}.key", directory / f"{name}.pub"
     line = trust_line(region_key.generate(private, public).public_key())
-    if session.json:
-        session.screen.document(
-            {"key_id": line.split()[2], "private": str(private), "public": str(public), "line": line}
-        )
-    else:
-        session.screen.fields([("private", f"{private}, for the nodes alone"), ("public", str(public)), ("line", line)])
+    _show_pair(session, private=private, public=public, line=line, whose="the nodes alone")
 
 
 @command(region_app, "show", examples=("ccs keys region show",))
@@ -238,16 +227,23 @@ def rotate(
     retired = key.with_name(f"{key.name}.retired")
     if retired.exists():
         raise LocalError(f"{retired} is there from another time; remove it first")
-    staged = key.with_name(f".{key.name}.new")
     content = replacement.read_bytes()
-    with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
     os.link(key, retired)
-    staged.replace(key)
+    try:
+        write_over(key, content, mode=0o600)
+    except BaseException:
+        retired.unlink()
+        raise
     if session.json:
         session.screen.document({"signed_with": old_id.hex(), "signs_with": new_id.hex(), "retired": str(retired)})
     else:
         session.screen.text(f"{key} is {new_id.hex()} now; the one before, {old_id.hex()}, is {retired}")
+
+
+def _show_pair(session: Session, *, private: Path, public: Path, line: str, whose: str) -> None:
+    if session.json:
+        session.screen.document(
+            {"key_id": line.split()[2], "private": str(private), "public": str(public), "line": line}
+        )
+    else:
+        session.screen.fields([("private", f"{private}, for {whose}"), ("public", str(public)), ("line", line)])

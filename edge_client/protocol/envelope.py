@@ -117,10 +117,23 @@ def key_id_of(key: Ed25519PublicKey) -> bytes:
     return hashlib.sha256(key.public_bytes(Encoding.Raw, PublicFormat.Raw)).digest()[:_KEY_ID_BYTES]
 
 
+def key_words(key: Ed25519PublicKey) -> str:
+    """How every line names a public key: `KEY_ID BASE64`."""
+    raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    return f"{key_id_of(key).hex()} {base64.b64encode(raw).decode()}"
+
+
+def parse_key_words(key_id: str, encoded: str) -> Ed25519PublicKey:
+    """The key of `key_words`. Raises `ValueError`, which `binascii.Error` is too, unless both words belong together."""
+    key = Ed25519PublicKey.from_public_bytes(base64.b64decode(encoded, validate=True))
+    if key_id_of(key).hex() != key_id:
+        raise ValueError("the key id does not belong to the key")
+    return key
+
+
 def trust_line(key: Ed25519PublicKey) -> str:
     """The line of a trust file that names this key."""
-    raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
-    return f"{_TRUST_PREFIX} {key_id_of(key).hex()} {base64.b64encode(raw).decode()}"
+    return f"{_TRUST_PREFIX} {key_words(key)}"
 
 
 def parse_trust(text: str) -> dict[bytes, Ed25519PublicKey]:
@@ -139,9 +152,6 @@ def parse_trust_line(line: str, *, number: int = 1) -> Ed25519PublicKey:
     try:
         if len(words) != 4 or " ".join(words[:2]) != _TRUST_PREFIX:
             raise ValueError("expected 'ccs-region-key ed25519 KEY_ID BASE64'")
-        key = Ed25519PublicKey.from_public_bytes(base64.b64decode(words[3], validate=True))
-        if key_id_of(key).hex() != words[2]:
-            raise ValueError("the key id does not belong to the key")
+        return parse_key_words(words[2], words[3])
     except (ValueError, binascii.Error) as error:
         raise ValueError(f"line {number} of the trust file: {error}") from None
-    return key

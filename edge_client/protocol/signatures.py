@@ -27,9 +27,8 @@ from typing import Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from edge_client.protocol.envelope import key_id_of
+from edge_client.protocol.envelope import key_id_of, key_words, parse_key_words
 from edge_client.protocol.models import Version
 
 FORMAT: Final = 1
@@ -161,17 +160,14 @@ def parse_signature(line: str) -> tuple[str, bytes]:
 
 def publisher_line(key: Ed25519PublicKey, *, prefixes: Collection[str] = ()) -> str:
     """The line of a publishers file that names this key, for models that begin with one of `prefixes`."""
-    raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
-    line = f"{PUBLISHER_PREFIX} {key_id_of(key).hex()} {base64.b64encode(raw).decode()}"
+    line = f"{PUBLISHER_PREFIX} {key_words(key)}"
     return f"{line} models={','.join(prefixes)}" if prefixes else line
 
 
 def _publisher(words: list[str]) -> tuple[str, PublisherKey]:
     if len(words) not in (4, 5) or " ".join(words[:2]) != PUBLISHER_PREFIX:
         raise ValueError("expected 'ccs-publisher-key ed25519 KEY_ID BASE64 [models=PREFIX,PREFIX]'")
-    key = Ed25519PublicKey.from_public_bytes(base64.b64decode(words[3], validate=True))
-    if key_id_of(key).hex() != words[2]:
-        raise ValueError("the key id does not belong to the key")
+    key = parse_key_words(words[2], words[3])
     prefixes: tuple[str, ...] = ()
     if len(words) == 5:
         prefixes = tuple(words[4].removeprefix("models=").split(","))

@@ -109,9 +109,8 @@ class FeatureWriting:
         if expire_ms is not None or policy.expire_ms is None:
             stamp, expires_at_unix_ms = self._copies.stamped(policy, expire_ms)
             return policy, (data, stamp, self._writer_id, expires_at_unix_ms)
-        unix_ms = (
-            self._unix_ms()
-        )  # as `stamped`, without the call, and without the lock more often than once in a millisecond
+        # As `stamped`, without the call, and without the lock more often than once in a millisecond.
+        unix_ms = self._unix_ms()
         stamp = self._stamps.draw()
         if stamp < unix_ms << COUNTER_BITS:
             with self._lock:

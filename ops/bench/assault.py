@@ -34,6 +34,7 @@ from edge_client.protocol.messages import encode_edge
 from edge_client.protocol.subjects import Subjects
 from ops.bench import raft_strangers, rest_strangers
 from ops.bench.figures import percentile
+from ops.bench.processes import descriptor_count, resident_bytes
 from ops.bench.strangers import Storm, Target
 from tests.fuzz.mutation import inputs
 from tests.unit.protocol.wire_messages import EDGE_MESSAGES
@@ -89,7 +90,7 @@ async def assault(*, seconds: float, connections: int, per_s: int, directory: Pa
         pids = {name: bed.state.process(name).pid for name in ("node-1", "node-2", "node-3")}
         rest, raft = _ports(bed, names=list(pids))
         files = [config.directory / "edges" / f"edge-{number}.json" for number in range(1, EDGES + 1)]
-        usual = {name: _resident_bytes(pid) for name, pid in pids.items()}
+        usual = {name: resident_bytes(pid) for name, pid in pids.items()}
         read_before, weak_before = _reads(files)
         storm = _storm(rest, raft, directory=directory / "strangers", connections=connections, per_s=per_s, only=only)
         liar = asyncio.create_task(_lie(bed.state.process("nats").url or "", region=config.region, report=report))
@@ -166,10 +167,9 @@ async def _ask(report: Report, *, urls: list[str]) -> None:
 def _look(report: Report, *, storm: Storm, pids: dict[str, int], usual: dict[str, int]) -> None:
     report.holding_max = max(report.holding_max, storm.holding)
     for name, pid in pids.items():
-        grown_bytes = _resident_bytes(pid) - usual[name]
+        grown_bytes = resident_bytes(pid) - usual[name]
         report.growth_bytes[name] = max(report.growth_bytes.get(name, 0), grown_bytes)
-        count = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
-        report.descriptors[name] = max(report.descriptors.get(name, 0), count)
+        report.descriptors[name] = max(report.descriptors.get(name, 0), descriptor_count(pid))
 
 
 def _ports(bed: Testbed, *, names: list[str]) -> tuple[list[Target], list[Target]]:
@@ -182,11 +182,6 @@ def _reads(files: list[Path]) -> tuple[int, int]:
     known = [status for status in statuses if status is not None]
     assert len(known) == len(files), "an edge has no status"
     return sum(status.read_count for status in known), sum(status.not_strong_count for status in known)
-
-
-def _resident_bytes(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1_024 for line in lines if line.startswith("VmRSS:"))
 
 
 def main() -> int:

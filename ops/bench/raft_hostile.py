@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from ops.bench.processes import descriptor_count, resident_bytes
 from ops.bench.raft_cluster import Voter, settled_leader, voters_in
 from ops.bench.raft_strangers import Assault, give_certificates
 
@@ -83,7 +84,10 @@ async def assault(*, seconds: float, connections: int, per_s: int, directory: Pa
         follower = next(voter for voter in voters if voter is not leader)
         await leader.ask("commit 2 8")
         report.before = await leader.ask("commit 3 1")
-        term, usual = (await leader.ask("status"))["term"], {voter.name: resident_bytes(voter) for voter in voters}
+        term, usual = (
+            (await leader.ask("status"))["term"],
+            {voter.name: resident_bytes(_pid(voter)) for voter in voters},
+        )
         storm = Assault(
             [("127.0.0.1", int(voter.settings["listen"].rpartition(":")[2])) for voter in voters],
             directory=certs,
@@ -134,20 +138,14 @@ async def _watch(report: Report, *, storm: Assault, voters: list[Voter], usual: 
         report.holding_max = max(report.holding_max, storm.holding)
         for voter in voters:
             with contextlib.suppress(OSError, ValueError):
-                report.descriptors_max = max(report.descriptors_max, descriptor_count(voter))
-                grown_bytes = resident_bytes(voter) - usual[voter.name]
+                report.descriptors_max = max(report.descriptors_max, descriptor_count(_pid(voter)))
+                grown_bytes = resident_bytes(_pid(voter)) - usual[voter.name]
                 report.growth_bytes_max = max(report.growth_bytes_max, grown_bytes)
 
 
-def descriptor_count(voter: Voter) -> int:
+def _pid(voter: Voter) -> int:
     assert voter.process is not None
-    return sum(1 for _ in Path(f"/proc/{voter.process.pid}/fd").iterdir())
-
-
-def resident_bytes(voter: Voter) -> int:
-    assert voter.process is not None
-    lines = Path(f"/proc/{voter.process.pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1_024 for line in lines if line.startswith("VmRSS:"))
+    return voter.process.pid
 
 
 def main() -> int:

@@ -30,6 +30,7 @@ from consistency_service.testbed.supervisor import Testbed
 from consistency_service.testbed.topology import TestbedConfig, key_paths
 from edge_client import AsyncEdgeClient
 from ops.bench.figures import median
+from ops.bench.processes import resident_bytes, status_of
 
 MODEL: Final = "m"
 EDGES: Final = 3
@@ -67,9 +68,8 @@ class Looks:
 
     async def look(self) -> None:
         for name, pid in self._pids.items():
-            status = Path(f"/proc/{pid}/status").read_text()
-            self._seen[name, "bytes"].append(1_024 * float(re.search(r"VmRSS:\s+(\d+)", status)[1]))  # type: ignore[index]
-            self._seen[name, "threads"].append(float(re.search(r"Threads:\s+(\d+)", status)[1]))  # type: ignore[index]
+            self._seen[name, "bytes"].append(float(resident_bytes(pid)))
+            self._seen[name, "threads"].append(float(status_of(pid, "Threads")))
             links = [_link(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
             self._seen[name, "sockets"].append(float(sum(link.startswith("socket:") for link in links)))
             self._seen[name, "files"].append(float(len(links)) - self._seen[name, "sockets"][-1])

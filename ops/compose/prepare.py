@@ -15,13 +15,13 @@ import hashlib
 import os
 import secrets
 import sys
-import tempfile
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from consistency_service.adapters import certificates, nats_accounts, region_key
+from consistency_service.adapters.private_files import write_over
 from consistency_service.core.bus_access import BusRole
 from consistency_service.errors import ServiceError
 
@@ -166,10 +166,7 @@ def write(path: Path, text: str) -> None:
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    Path(temporary).replace(path)
+    write_over(path, text.encode(), mode=0o600)
 
 
 def copy(source: Path, target: Path) -> None:

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
 from consistency_service.adapters import certificates
-from consistency_service.adapters.link_probes import BusFiles, StreamSeen
+from consistency_service.adapters.link_probes import StreamSeen
+from consistency_service.adapters.nats_bus import NatsAccess
 from consistency_service.adapters.region_key import generate
 from consistency_service.cli import doctor_links as links
 from consistency_service.cli import doctor_machine as machine
@@ -190,19 +191,19 @@ def test_ports(tmp_path: Path) -> None:
 
 
 def test_the_bus(tmp_path: Path) -> None:
-    files = BusFiles()
+    access = NatsAccess()
     closed = f"nats://user:hunter2@127.0.0.1:{free_port()}"
-    (finding,) = links.look_at_bus((closed,), files=files, region="r", replicas=1)
+    (finding,) = links.look_at_bus((closed,), access=access, region="r", replicas=1)
     assert ("bus-unreachable", "wrong") == one(finding) and "hunter2" not in finding.text
 
     with start_nats(tmp_path) as server:
-        found = levels(links.look_at_bus((server.url,), files=files, region="r", replicas=1))
+        found = levels(links.look_at_bus((server.url,), access=access, region="r", replicas=1))
         assert found == {"bus-unreachable": "fine", "bus-jetstream": "fine"}
-        assert levels(links.look_at_bus((server.url,), files=files, region="r", replicas=None)) == {
+        assert levels(links.look_at_bus((server.url,), access=access, region="r", replicas=None)) == {
             "bus-unreachable": "fine"
         }
-        missing = BusFiles(ca=tmp_path / "missing.pem")
-        assert levels(links.look_at_bus((server.url,), files=missing, region="r", replicas=1)) == {
+        missing = NatsAccess(ca=tmp_path / "missing.pem")
+        assert levels(links.look_at_bus((server.url,), access=missing, region="r", replicas=1)) == {
             "bus-unreachable": "wrong"
         }
 
@@ -223,7 +224,7 @@ def test_the_stream(seen: StreamSeen, found: dict[str, str]) -> None:
 
 def test_a_bus_without_jetstream(tmp_path: Path) -> None:
     with start_nats(tmp_path, jetstream=False) as server:
-        found = levels(links.look_at_bus((server.url,), files=BusFiles(), region="r", replicas=1))
+        found = levels(links.look_at_bus((server.url,), access=NatsAccess(), region="r", replicas=1))
 
     assert found == {"bus-unreachable": "fine", "bus-jetstream": "wrong"}
 

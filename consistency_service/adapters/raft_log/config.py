@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from consistency_service.config import is_loopback
 from consistency_service.errors import ConfigError
 
 _URI_NAME = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
@@ -24,15 +24,6 @@ def split_address(address: str) -> tuple[str, int]:
     except UnicodeError as error:
         raise ConfigError(f"{host!r} is no host name: {error}") from error
     return host.strip("[]"), int(port)
-
-
-def is_loopback(address: str) -> bool:
-    """Whether `host:port` can be reached from this machine only."""
-    host, _ = split_address(address)
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import re
 import ssl
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
+from consistency_service.adapters.private_files import no_password, require_private
 from consistency_service.adapters.raft_log.config import RaftTls
 from consistency_service.errors import ConfigError
 
@@ -177,24 +176,10 @@ def _context(files: RaftTls, *, protocol: int) -> ssl.SSLContext:
     try:
         context.load_verify_locations(cafile=files.ca)
         path = files.certificate
-        context.load_cert_chain(files.certificate, files.key, password=_no_password)
+        context.load_cert_chain(files.certificate, files.key, password=no_password)
     except (ssl.SSLError, OSError, ValueError) as error:
         raise ConfigError(f"cannot use {path}: {_reason(error)}") from error
     return context
-
-
-def _no_password() -> str:
-    raise ValueError("the key is encrypted; a node starts without anybody at the keyboard")
-
-
-def require_private(path: Path) -> None:
-    """Only its owner can read `path`. Raises `ConfigError`."""
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-    except OSError as error:
-        raise ConfigError(f"cannot read the key {path}: {error.strerror}") from error
-    if mode & 0o077:
-        raise ConfigError(f"{path} is open to group or others (mode {mode:04o}); run: chmod 600 {path}")
 
 
 def _shake_own_hand(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> Identity:

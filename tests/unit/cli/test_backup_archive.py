@@ -134,6 +134,9 @@ def test_other_formats_and_files_are_refused(tmp_path: Path) -> None:
         verify(written(tmp_path / "b", about=said(state={"sha256": "0" * 64, "size_bytes": 1})))
     with pytest.raises(LocalError, match=r"of this release: backup\.json"):
         verify(written(tmp_path / "c", about=b"[]"))
+    for number, text in enumerate((b'{"format": "\xff"}', b"[" * 100_000)):
+        with pytest.raises(LocalError, match=r"of this release: backup\.json"):
+            verify(written(tmp_path / f"c{number}", about=text))
     (tmp_path / "d").write_bytes(b"no archive at all" * 100)
     with pytest.raises(LocalError, match="is no backup"):
         verify(tmp_path / "d")
