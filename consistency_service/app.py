@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import resource
 import secrets
 import signal
 from collections import Counter
@@ -41,6 +42,7 @@ async def serve(config: ServiceConfig) -> None:
 
     Nothing acknowledged is lost by that: the log is on the disk. Raises `ServiceError` if it cannot start.
     """
+    _raise_file_limit()
     shutdown = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -53,6 +55,13 @@ async def serve(config: ServiceConfig) -> None:
     for number in _FAREWELLS:
         loop.add_signal_handler(number, leave)
     await run_node(config, shutdown=shutdown)
+
+
+def _raise_file_limit() -> None:
+    """As many files and sockets as we may have: the usual soft limit is for programs that still use select(2)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def run_node(config: ServiceConfig, *, shutdown: asyncio.Event) -> None:

@@ -44,7 +44,7 @@ def look_at_machine(
     yield from _clock_source(clock_source)
     yield clock_rate(watched_s=RATE_WATCHED_S)
     yield suspension(slept_s=time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic())
-    yield descriptors(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    yield descriptors(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     yield from _memory(memory_limits)
 
 
@@ -82,8 +82,10 @@ def suspension(*, slept_s: float) -> Finding:
 
 
 def descriptors(limit: int) -> Finding:
-    """`limit`: how many a process of this shell may have."""
-    text = f"{limit} open files for a process started here"
+    """`limit`: to how many a node raises what it was given, when this shell starts it."""
+    if limit == resource.RLIM_INFINITY:
+        return fine("descriptors", "any number of open files")
+    text = f"{limit} open files for a node started here"
     if limit < DESCRIPTORS_MIN:
         return wrong("descriptors", text)
     return warning("descriptors", text) if limit < DESCRIPTORS_LOW else fine("descriptors", text)

@@ -26,26 +26,36 @@ from edge_client.protocol.models import Assignment, Version
 NAMES_MAX: Final = 100
 """Edges that are named in an answer; all are counted."""
 SALTS_MAX: Final = 200
-BUCKETS_MAX: Final = 200_000
+BUCKETS_MAX: Final = 1_000_000
+"""Of all rollouts together; some 150 bytes each."""
 _READY, _WAITING, _FAILED = 0, 1, 2
 
 
 class Buckets:
-    """The bucket of each edge under each salt, computed once. Bounded: what overflows is computed again."""
+    """The bucket of each edge under each salt, computed once. Bounded: when it is full, all are computed again."""
 
     def __init__(self) -> None:
         self._by_salt: dict[str, dict[str, int]] = {}
+        self._count = 0
 
     def of(self, salt: str) -> dict[str, int]:
-        """Known buckets by edge id, to be looked up and filled with `bucket_of`."""
+        """Known buckets by edge id, to be looked up; `compute` adds to them."""
         known = self._by_salt.get(salt)
         if known is None:
-            while len(self._by_salt) >= SALTS_MAX:
-                del self._by_salt[next(iter(self._by_salt))]
+            if len(self._by_salt) >= SALTS_MAX:
+                self._count -= len(self._by_salt.pop(next(iter(self._by_salt))))
             known = self._by_salt[salt] = {}
-        if len(known) >= BUCKETS_MAX:
-            known.clear()
         return known
+
+    def compute(self, edge_id: str, *, salt: str) -> int:
+        """The bucket of an edge that `of` did not know."""
+        if self._count >= BUCKETS_MAX:
+            for known in self._by_salt.values():
+                known.clear()  # not the dict itself: who looks things up holds it
+            self._count = 0
+        bucket = self.of(salt)[edge_id] = bucket_of(edge_id, salt=salt)
+        self._count += 1
+        return bucket
 
 
 class Share:
@@ -55,6 +65,7 @@ class Share:
         self._assignment = assignment
         self._everybody = assignment.candidate is None or assignment.share_bp == SHARE_BP_MAX
         self._selects = bool(assignment.cohort.sites or assignment.cohort.labels) and assignment.candidate is not None
+        self._buckets = buckets
         self._known = buckets.of(assignment.salt)
 
     def includes(self, report: EdgeReport) -> bool:
@@ -65,7 +76,7 @@ class Share:
             return True
         bucket = self._known.get(report.edge_id)
         if bucket is None:
-            bucket = self._known[report.edge_id] = bucket_of(report.edge_id, salt=self._assignment.salt)
+            bucket = self._buckets.compute(report.edge_id, salt=self._assignment.salt)
         return bucket < self._assignment.share_bp
 
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from consistency_service.core.fleet import LIVE_NS, Fleet
 from consistency_service.core.rollout import Phase
 from consistency_service.core.strategy import Stage, Strategy
+from consistency_service.runtime import rollout_facts
 from consistency_service.runtime.rollout_facts import Buckets, Share, Tally, readiness_of
-from edge_client.protocol.bucketing import CohortSelector
+from edge_client.protocol.bucketing import CohortSelector, bucket_of
 from edge_client.protocol.messages import EdgeReport, ServedModel
 from edge_client.protocol.models import Assignment
 from tests.support.rollouts import RolloutRegion
@@ -49,6 +50,33 @@ def test_who_gets_the_candidate_is_what_the_edge_computes(share_bp, cohort, edge
         edge = report(f"e{number}", site=site, labels=its_labels)
         version = assignment.version_for(edge_id=edge.edge_id, site=site, labels=its_labels)
         assert (version == "2") == share.includes(edge)
+
+
+def test_buckets_are_bounded_over_all_rollouts_and_right_when_they_were_forgotten(monkeypatch):
+    monkeypatch.setattr(rollout_facts, "BUCKETS_MAX", 30)
+    monkeypatch.setattr(rollout_facts, "SALTS_MAX", 3)
+    buckets, computed = Buckets(), []
+
+    def counted(edge_id, *, salt):
+        computed.append(edge_id)
+        return bucket_of(edge_id, salt=salt)
+
+    monkeypatch.setattr(rollout_facts, "bucket_of", counted)
+    assignments = [Assignment(stable="1", candidate="2", share_bp=5_000, salt=f"s{n}") for n in range(4)]
+    shares = [Share(assignment, buckets=buckets) for assignment in assignments]
+
+    for _ in range(3):
+        for number in range(10):
+            edge = report(f"e{number}")
+            for assignment, share in zip(assignments[1:], shares[1:], strict=True):
+                wanted = assignment.version_for(edge_id=edge.edge_id, site="", labels={})
+                assert share.includes(edge) == (wanted == "2")
+    assert len(computed) == 30, "what is known is not computed again"
+
+    for number in range(100):
+        for share in shares:
+            share.includes(report(f"f{number}"))
+        assert sum(len(buckets.of(f"s{n}")) for n in (1, 2, 3)) <= 30
 
 
 def test_an_edge_is_as_far_as_the_last_of_its_models_and_the_dead_do_not_count():
