@@ -23,7 +23,7 @@ from edge_client.core.frequency_sketch import CELLS_PER_ENTRY, COUNT_MAX, Freque
 from edge_client.core.frequent_rival import StillWindow
 from edge_client.core.window_balance import WindowBalance
 
-ENTRY_OVERHEAD_BYTES: Final = 520
+ENTRY_OVERHEAD_BYTES: Final = 680
 """What this module itself needs for an entry, beside key and item; measured, and counted into `size_bytes`."""
 NOTES_MAX: Final = 8_192
 """Reads not yet worked off. Fewer would lose whole rounds of a loop, and with them the reason to keep it."""

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 FREQUENT_ENTRIES_MAX: Final = 4_096
 WINDOW_SHARE_MIN: Final = 0.01
-LEAD_CONTENTS: Final = 2
+LEAD_CONTENTS: Final = 1.25
 """A scan to and fro puts the two rivals ahead of one another by one content in turn, which says nothing of who is better."""
 _SAMPLING_SHIFT: Final = 40
 

@@ -5,15 +5,13 @@ it would have answered and we could not, the window of what is new grows; whenev
 shrinks. So where recency is the better guide we become the rival, and where frequency is, we stay ahead of it.
 
 With a large window we hardly differ from it and learn nothing more: bursts would keep us there where frequency is far better over
-the whole. So a second rival has its say (`frequent_rival`), and holds the window at its floor while it is right.
+the whole. So a second rival has its say (`frequent_rival`), and holds the window at its least while it is right.
 
 Where both a small and a middling window beat the first rival, it has nothing to say; so the floor under the window climbs
 slowly, a step for each period, as long as each is better than the last. The hill climber of Einziger, Eytan, Friedman and Manes
 ("Adaptive Software Cache Management", 2018) compares hit ratios of successive periods, each ten times as long as the store is
 large, and is still climbing when a short trace ends. One answer that only one side had is evidence at once, and losing to LRU
 corrects itself.
-
-A rival of more than `RIVAL_ENTRIES_MAX` keys stands for a sample of the keys, by hash, in as small a part of the room.
 """
 
 from __future__ import annotations
@@ -23,7 +21,6 @@ from typing import Final
 
 from edge_client.core.frequent_rival import WINDOW_SHARE_MIN, Frequent, FrequentRival
 
-RIVAL_ENTRIES_MAX: Final = 32_768
 WINDOW_SHARE_MAX: Final = 0.99
 """Never all of it: with no room left for frequency nothing could show that it would do better."""
 _MEMORY: Final = 1 / 64
@@ -35,7 +32,6 @@ FLOOR_SHARE_MAX: Final = 0.25
 _CLIMB: Final = 0.04
 _PERIOD: Final = 10
 """Requests for each key of the rival, after which hit ratios are compared."""
-_SAMPLING_SHIFT: Final = 20
 
 
 class WindowBalance:
@@ -49,10 +45,9 @@ class WindowBalance:
         "_climbing",
         "_floor",
         "_frequent",
-        "_mask",
+        "_full",
         "_rival",
         "_rival_bytes",
-        "_rival_bytes_max",
         "_trend",
         "window_bytes",
     )
@@ -62,8 +57,7 @@ class WindowBalance:
         self._frequent = FrequentRival(bytes_max, store=frequent)
         self._rival: OrderedDict[int, int] = OrderedDict()
         self._rival_bytes = 0
-        self._rival_bytes_max = bytes_max
-        self._mask = 0
+        self._full = False
         self._trend = 0.0
         self._asked = self._answered = 0
         self._before = 0.0
@@ -78,13 +72,12 @@ class WindowBalance:
 
     def asked(self, mark: int, *, size_bytes: int, answered: bool) -> None:
         """A key was asked for, and we held it or not; the rival holds it from now on."""
-        if mark >> _SAMPLING_SHIFT & self._mask:
-            return
         rival = self._rival
-        self._asked += 1
-        self._answered += answered
-        if self._asked >= _PERIOD * len(rival) + _PERIOD:
-            self._climb()
+        if self._full:
+            self._asked += 1
+            self._answered += answered
+            if self._asked >= _PERIOD * len(rival) + _PERIOD:
+                self._climb()
         recent = mark in rival
         if self._frequent.asked(mark, size_bytes=size_bytes, recent=recent, answered=answered):
             self._trend = -1.0 if self._frequent.holds else 1.0
@@ -96,10 +89,9 @@ class WindowBalance:
             return
         rival[mark] = size_bytes
         self._rival_bytes += size_bytes
-        while self._rival_bytes > self._rival_bytes_max and rival:
+        while self._rival_bytes > self._bytes_max:
+            self._full = True
             self._rival_bytes -= rival.popitem(last=False)[1]
-        if len(rival) > RIVAL_ENTRIES_MAX:
-            self._sample()
 
     def forget(self, mark: int) -> None:
         """A key was taken out for a reason other than room: asking for it again says nothing about room."""
@@ -109,23 +101,24 @@ class WindowBalance:
     def check_invariants(self) -> None:
         """Raises `AssertionError` in a state that must not exist."""
         assert self._rival_bytes == sum(self._rival.values())
-        assert self._rival_bytes <= self._rival_bytes_max
-        assert len(self._rival) <= RIVAL_ENTRIES_MAX
+        assert self._rival_bytes <= self._bytes_max
         self._frequent.check_invariants()
         assert WINDOW_SHARE_MIN <= self._floor <= FLOOR_SHARE_MAX
         assert 0 < self.window_bytes <= max(self._bytes_max, 1)
 
     def _lean(self, size_bytes: int, way: int) -> None:
         trend = self._trend = self._trend + (way - self._trend) * _MEMORY
-        step = float(size_bytes * (self._mask + 1))
+        step = float(size_bytes)
         if trend * way > 0:
             step *= 1 + _HASTE * trend * trend
         self._move(way * step)
 
     def _move(self, more_bytes: float) -> None:
-        least = max(self._floor * self._bytes_max, 1.0)
-        most = least if self._frequent.holds else max(WINDOW_SHARE_MAX * self._bytes_max, 1.0)
-        self.window_bytes = min(most, max(least, self.window_bytes + more_bytes))
+        least, most = self._floor, WINDOW_SHARE_MAX
+        if self._frequent.holds:
+            least = most = WINDOW_SHARE_MIN
+        window_bytes = min(most * self._bytes_max, max(least * self._bytes_max, self.window_bytes + more_bytes))
+        self.window_bytes = max(window_bytes, 1.0)
 
     def _climb(self) -> None:
         """A period is over: the floor goes on if it was better than the one before, and back if it was not."""
@@ -136,11 +129,3 @@ class WindowBalance:
         self._floor = min(FLOOR_SHARE_MAX, max(WINDOW_SHARE_MIN, self._floor + self._climbing))
         self._move(0.0)
         self._asked = self._answered = 0
-
-    def _sample(self) -> None:
-        self._mask = self._mask << 1 | 1
-        self._rival_bytes_max = self._bytes_max // (self._mask + 1)
-        for mark in [mark for mark in self._rival if mark >> _SAMPLING_SHIFT & self._mask]:
-            self._rival_bytes -= self._rival.pop(mark)
-        while self._rival_bytes > self._rival_bytes_max:
-            self._rival_bytes -= self._rival.popitem(last=False)[1]

@@ -2,6 +2,8 @@
 
     python -m ops.bench.soak --seconds 1800
 
+Before that, as many changes as a region remembers at most: whatever is bounded by number has met its bound when the time begins.
+
 Three nodes, a bus, a local tier and three edges that read all the time; versions change, policies change, people list and
 subscribe and go away, artifacts come and are collected, and edges connect, write features and leave. Every process is looked
 at every few seconds. What it has in the last fifth of the time is compared with what it had in the second fifth: by then
@@ -25,6 +27,7 @@ from typing import Final
 
 import httpx
 
+from consistency_service.core.machine import AUDIT_MAX, REQUESTS_MAX
 from consistency_service.testbed.region_calls import Region
 from consistency_service.testbed.supervisor import Testbed
 from consistency_service.testbed.topology import TestbedConfig, key_paths
@@ -40,7 +43,14 @@ GUEST_PAUSE_S: Final = 3
 GROWTH_MAX: Final = 0.08
 GROWTH_FREE: Final = {"bytes": 12 << 20, "files": 4, "sockets": 4, "threads": 4, "tasks": 6}
 """What may come on top of `GROWTH_MAX`: allocators round, pools breathe."""
-NODE_OPTIONS: Final = {"compaction_entries": 2_000, "garbage_interval_ms": 5_000}
+FILL: Final = max(REQUESTS_MAX, AUDIT_MAX) + 1_000
+FILLERS: Final = 8
+NODE_OPTIONS: Final = {
+    "compaction_entries": 2_000,
+    "garbage_interval_ms": 5_000,
+    "requests_per_s": 2_000,
+    "requests_burst": 2_000,
+}
 TASKS: Final = re.compile(r"^asyncio_tasks(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
 
 
@@ -96,7 +106,7 @@ class Looks:
         return out
 
 
-async def soak(*, seconds: float, directory: Path) -> tuple[list[Growth], dict[str, int]]:
+async def soak(*, seconds: float, fill: int, directory: Path) -> tuple[list[Growth], dict[str, int]]:
     config = TestbedConfig(
         directory=directory / "bed",
         edges=EDGES,
@@ -111,6 +121,7 @@ async def soak(*, seconds: float, directory: Path) -> tuple[list[Growth], dict[s
             await asyncio.to_thread(region.push, MODEL, f"{number}.0.0", b"%d" % number * 200_000)
         await asyncio.to_thread(region.activate, MODEL, "1.0.0")
         looks, urls = Looks(bed), bed.state.urls("node-")
+        await _fill(urls, count=fill)
         deadline = time.monotonic() + seconds
         work = [
             asyncio.create_task(coroutine)
@@ -135,6 +146,18 @@ async def soak(*, seconds: float, directory: Path) -> tuple[list[Growth], dict[s
             await asyncio.gather(*work, return_exceptions=True)
             region.close()
     return looks.growths(), dict(done)
+
+
+async def _fill(urls: tuple[str, ...], *, count: int) -> None:
+    """Changes of one policy by several callers at once, as fast as they go."""
+
+    def some(share: int) -> None:
+        region = Region(urls)
+        for number in range(share):
+            region.committed(MODEL, versions_kept=11 + number % 50)
+        region.close()
+
+    await asyncio.gather(*(asyncio.to_thread(some, count // FILLERS) for _ in range(FILLERS)))
 
 
 async def _changes(region: Region, done: dict[str, int]) -> None:
@@ -215,9 +238,10 @@ def main() -> int:
     """Exit code 0 if nothing grew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=1_800)
+    parser.add_argument("--fill", type=int, default=FILL, help="changes before the time begins")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        growths, done = asyncio.run(soak(seconds=given.seconds, directory=Path(directory)))
+        growths, done = asyncio.run(soak(seconds=given.seconds, fill=given.fill, directory=Path(directory)))
     print("done: " + ", ".join(f"{count:,} {what}" for what, count in done.items()))
     print(f"{'process':12}{'what':10}{'second fifth':>14}{'last fifth':>14}")
     for growth in growths:

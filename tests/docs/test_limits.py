@@ -70,7 +70,6 @@ NO_LIMITS = {
         "edge_client.core.frequent_rival:FREQUENT_ENTRIES_MAX",
         "edge_client.core.frequent_rival:WINDOW_SHARE_MIN",
         "edge_client.core.window_balance:FLOOR_SHARE_MAX",
-        "edge_client.core.window_balance:RIVAL_ENTRIES_MAX",
         "edge_client.core.window_balance:WINDOW_SHARE_MAX",
         "edge_client.protocol.feature_codec:VALUE_LZ4_BYTES_MIN",
     },
