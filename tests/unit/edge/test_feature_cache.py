@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from consistency_service.cli.hit_ratio import HitRatios, lru_hits, our_hits
+from consistency_service.cli.hit_ratio import HitRatios, lru_hits, our_hits, w_tinylfu_hits
 from edge_client.core import frequent_rival
 from edge_client.core.feature_cache import ENTRY_OVERHEAD_BYTES, NOTES_MAX, FeatureCache
 from edge_client.core.frequency_sketch import COUNT_MAX, FrequencySketch
@@ -339,3 +339,21 @@ def test_without_the_second_rival_bursts_hide_that_frequency_is_better(monkeypat
 
     assert ours > alone + 10
     assert ours > ratio(lru_hits, "bursts", 200) + 10
+
+
+def test_no_store_can_keep_both_promises_on_every_trace():
+    """Decision 11. Two traces begin alike; what follows is what LRU still holds in one, and what W-TinyLFU still holds in the other.
+
+    A store's content is the same at the parting, and it holds `room` keys: what it answers of both together is no more than that.
+    """
+    room, keys = 1_000, list(range(2_000))
+    back, again = array("I", [*keys, *keys[: room - 1 : -1]]), array("I", [*keys, *keys[:room]])
+
+    def answered(rule):
+        return [rule(trace, size=room, step=lambda _: None) for trace in (back, again)]
+
+    assert answered(lru_hits) == [room, 0]
+    assert answered(w_tinylfu_hits)[1] > 0.9 * room
+    assert sum(answered(our_hits)) <= room
+    promised = [room - 0.005 * len(back), 0.9 * room - 0.02 * len(again)]
+    assert sum(promised) > 1.8 * room
