@@ -65,7 +65,7 @@ REMEDIES: Final[dict[str, str]] = {
     "disk-latency": "give data_dir a disk of its own, with a power-safe cache: each commit waits for a majority's disks",
     "key-permissions": "chmod 600, and chown to the user that the node runs as",
     "certificate-expiry": "renew it (ccs certs issue --into DIR) and move the files over the old ones; no restart is needed",
-    "descriptors": "raise it: LimitNOFILE=65536 in the unit, or ulimit -n",
+    "descriptors": "raise it: LimitNOFILE=65536 in the unit, or ulimit -Hn",
     "memory-limit": "give the node at least 512 MiB, an edge what its models need and 256 MiB more",
     "lease-settings": "see the sentence; terms are fixed for the epoch, so a change needs a restore",
     "artifacts": "see that the object store is there, and that this user may read and write it",
