@@ -89,7 +89,10 @@ def issue(
 def client(
     session: Session,
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="As in a [[certificate]] of `access`.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="NAME", help="As in an entry `certificate` of the nodes' access file.", show_default=False
+        ),
     ],
     days: DaysOption = certificates.NODE_DAYS,
     directory: DirectoryOption = DIRECTORY,
@@ -97,7 +100,7 @@ def client(
 ) -> None:
     """Make the key and certificate of a person or a program, which nodes know by `http_client_ca`. Nothing is overwritten.
 
-    It makes nobody a node. What its holder may do says the `[[certificate]]` of this name in the nodes' access file.
+    It makes nobody a node. What its holder may do says the entry `certificate` of this name in the nodes' access file.
     """
     files = certificates.issue_client(directory, name=name, days=days, into=into, now=datetime.now(tz=UTC))
     authority = certificates.authority_files(directory).certificate

@@ -169,3 +169,4 @@ def test_a_broken_bound_is_said_and_ends_with_exit_code_1(tmp_path, monkeypatch,
 
     assert (0 if kept else 1, kept) == (result.exit_code, "kept" in result.stdout)
     assert ("-" in result.stdout.split()) == (peer is None)
+    assert ("200 times the size" in result.stderr) == (not kept)

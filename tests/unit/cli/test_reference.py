@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import typer
+from rich.text import Text
 
 from consistency_service.cli.commands import app
 from consistency_service.cli.reference import reference
@@ -41,3 +43,13 @@ def test_every_option_has_a_text():
 
 def test_json_is_accepted_everywhere():
     assert [] == [path for path, command in COMMANDS if not any("--json" in p.opts for p in command.params)]
+
+
+def test_no_word_of_a_text_is_lost_as_markup():
+    """`[[certificate]]` would be shown as `[]`."""
+    texts = [
+        text for _, command in COMMANDS for text in (command.help, *(getattr(p, "help", "") for p in command.params))
+    ]
+    lost = [text for text in texts if text and Text.from_markup(text).plain != re.sub(r"\[/?dim\]", "", text)]
+
+    assert [] == lost
