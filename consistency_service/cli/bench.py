@@ -70,7 +70,7 @@ def hit_ratio(
 
     W-TinyLFU is that of the library theine, if it is installed. Exit code 1: ours is worse than LRU by more than half a
     point, or than W-TinyLFU by more than two where that wins. No store holds both on every trace: learning which of the two
-    is right costs up to one content of the store, which is more than half a point of a trace shorter than 200 times the size.
+    is right can cost what the store holds, and more; that alone is over half a point of a trace shorter than 200 times the size.
     """
     read = read_trace(trace, trace_format=trace_format, requests_max=requests)
     if read.cut:

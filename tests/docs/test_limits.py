@@ -68,6 +68,7 @@ NO_LIMITS = {
     "inside the cache of features and the codec, within `feature_memory_bytes_max`": {
         "edge_client.core.frequency_sketch:COUNT_MAX",
         "edge_client.core.frequent_rival:FREQUENT_ENTRIES_MAX",
+        "edge_client.core.frequent_rival:LEAD_CONTENTS_MAX",
         "edge_client.core.frequent_rival:WINDOW_SHARE_MIN",
         "edge_client.core.window_balance:FLOOR_SHARE_MAX",
         "edge_client.core.window_balance:WINDOW_SHARE_MAX",

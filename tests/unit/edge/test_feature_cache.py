@@ -234,8 +234,10 @@ def test_the_window_is_held_while_frequency_is_right_and_let_go_when_recency_is(
     changed = [rival.asked(1, size_bytes=10, recent=False, answered=False) for _ in range(13)]
 
     assert (True, [False] * 12 + [True]) == (rival.holds, changed)
-    changed = [rival.asked(mark, size_bytes=10, recent=True, answered=False) for mark in range(2, 15)]
-    assert (False, [False] * 12 + [True]) == (rival.holds, changed)
+    changed = [rival.asked(mark, size_bytes=10, recent=True, answered=False) for mark in range(2, 21)]
+    assert (False, [False] * 18 + [True]) == (rival.holds, changed), (
+        "half as much again, to change a mind that was changed"
+    )
     rival.check_invariants()
 
 
@@ -315,6 +317,19 @@ def test_lru_is_nowhere_better_by_more_than_half_a_point(name, size):
 def test_to_and_fro_lru_is_better_by_no_more_than_a_point(size):
     """Where LRU is the optimum and any fixed content as good, each turn makes the window move: more than half a point at 200."""
     assert ratio(our_hits, "to and fro", size) > ratio(lru_hits, "to and fro", size) - 1
+
+
+def test_a_scan_to_and_fro_without_end_is_not_followed_for_ever(monkeypatch):
+    """Each rival is ahead in turn; but for what a change of mind asks for, each turn would cost again."""
+    trace = array("I", [key if there else 1_999 - key for there in (True, False) * 60 for key in range(2_000)])
+
+    def behind():
+        lru, ours = (100 * rule(trace, size=400, step=lambda _: None) / len(trace) for rule in (lru_hits, our_hits))
+        return lru - ours
+
+    patient = behind()
+    monkeypatch.setattr(frequent_rival, "_LEAD_GROWTH", 1)
+    assert patient < 1 < behind()
 
 
 @pytest.mark.parametrize(("name", "size", "points"), [("loop", 500, 40), ("scan", 200, 5), ("zipf", 200, 5)])
