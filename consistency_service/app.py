@@ -15,7 +15,7 @@ from pathlib import Path
 from consistency_service import __version__
 from consistency_service.adapters import rest_security
 from consistency_service.adapters.memory_log import MemoryLog
-from consistency_service.adapters.nats_bus import NatsEventBus, access_of
+from consistency_service.adapters.nats_bus import NatsEventBus, nats_access_of
 from consistency_service.adapters.object_store import ObjectStore
 from consistency_service.adapters.raft_log import RaftLog, RaftLogConfig, RaftTls
 from consistency_service.adapters.region_key import KeyFiles, load_private
@@ -117,7 +117,7 @@ def build_node(config: ServiceConfig, *, peers: Peers) -> Node:
             subjects=Subjects(config.region),
             stream_replicas=config.stream_replicas,
             inbox_prefix=f"{NODE_INBOXES}.{token_of(config.node_id)}",
-            access=access_of(config),
+            access=nats_access_of(config),
         ),
         artifacts=ObjectStore(config.artifacts_url),
         signer=signer,

@@ -27,7 +27,7 @@ from edge_client.errors import ConfigError as ConnectionConfigError
 from edge_client.protocol.subjects import NODE_INBOXES, Subjects
 from edge_client.protocol.traces import HEADER as TRACE_HEADER
 
-__all__ = ["NatsAccess", "NatsEventBus", "access_of"]
+__all__ = ["NatsAccess", "NatsEventBus", "nats_access_of"]
 
 STREAM_TIMEOUT_S: Final = 2.0
 DUPLICATE_WINDOW_S: Final = 120
@@ -40,7 +40,7 @@ _INBOX: Final = re.compile(r"_INBOX(\.[A-Za-z0-9_-]{1,64}){1,4}")
 """Where replies may go. Anywhere else, an edge could have us publish to the region's own subjects in its place."""
 
 
-def access_of(config: ServiceConfig) -> NatsAccess:
+def nats_access_of(config: ServiceConfig) -> NatsAccess:
     """The files by which a node knows the bus's servers, and they it."""
     return NatsAccess(
         ca=config.nats_ca,

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from consistency_service.adapters import raft_log
+from consistency_service.cli.doctor_region import LAG_MAX
 from consistency_service.cli.errors import LocalError, RefusedError, UnavailableError
 from consistency_service.cli.region import cluster_app
 from consistency_service.cli.session import Session, command
@@ -18,8 +19,6 @@ from consistency_service.config import load_config
 app: Final = cluster_app
 CHANGE_S: Final = 90.0
 DRAIN_POLL_S: Final = 0.3
-LAG_MAX: Final = 500
-"""Entries that a node may be behind and still be said to hold the log: more than are under way at full load."""
 LEADS: Final = "it leads, or has authority"
 
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE_ID", help="As in the node's settings.", show_default=False)]

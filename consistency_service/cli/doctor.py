@@ -84,13 +84,15 @@ def look(session: Session, *, config: Path | None, edge: Path | None) -> Iterato
 
 def _look_at_node(settings: ServiceConfig) -> Iterator[Finding]:
     # Not before it is needed: the bus's and Redis' libraries are a fifth of what any command takes to start.
-    from consistency_service.adapters.nats_bus import access_of
+    from consistency_service.adapters.nats_bus import nats_access_of
     from consistency_service.cli import doctor_links as links
 
     yield from machine.look_at_node(settings)
     yield from links.look_at_ports(settings)
     replicas = settings.stream_replicas
-    yield from links.look_at_bus(settings.nats, access=access_of(settings), region=settings.region, replicas=replicas)
+    yield from links.look_at_bus(
+        settings.nats, access=nats_access_of(settings), region=settings.region, replicas=replicas
+    )
     yield from links.look_at_artifacts(settings)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from consistency_service.cli.cluster import LAG_MAX
 from consistency_service.cli.doctor_findings import Finding, fine, warning, wrong
 from consistency_service.config import ServiceConfig
 
+LAG_MAX: Final = 500
+"""Entries that a node may be behind and still be said to hold the log: more than are under way at full load."""
 ROUND_TRIP_SLOW_MS: Final = 50.0
 NAMED_MAX: Final = 5
 

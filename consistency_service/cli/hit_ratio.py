@@ -20,7 +20,7 @@ LRU_LEAD_MAX: Final = 0.5
 """Points by which LRU may be better than ours."""
 PEER_LEAD_MAX: Final = 2.0
 """Points by which W-TinyLFU may be, where it beats LRU."""
-CONTENTS_MIN: Final = 200
+CONTENTS_MIN: Final = round(100 / LRU_LEAD_MAX)
 """Requests for each key there is room for, from which on one content of the store is at most half a point."""
 SHARES: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Sizes where none is given: parts of the different keys."""

@@ -65,11 +65,6 @@ class WindowBalance:
         self._climbing = _CLIMB
         self.window_bytes: float = max(WINDOW_SHARE_MIN * bytes_max, 1.0)
 
-    @property
-    def size_entries(self) -> int:
-        """How many keys the rival holds."""
-        return len(self._rival)
-
     def asked(self, mark: int, *, size_bytes: int, answered: bool) -> None:
         """A key was asked for, and we held it or not; the rival holds it from now on."""
         rival = self._rival
